@@ -1,0 +1,1 @@
+"""What a device of the group runs: it holds models, computes tiles and passes feature maps on."""

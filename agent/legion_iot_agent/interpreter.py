@@ -1,0 +1,87 @@
+"""One TFLite interpreter, whichever runtime is installed: `ai_edge_litert` first, `tflite_runtime` second.
+
+Both offer the same `Interpreter` class; results of integer models are equal bit for bit only within one runtime and
+kernel path, so both are named in `runtime_info`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from legion_iot.errors import ModelError, RuntimeMissingError
+
+_RUNTIMES = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    """The runtime in use: distribution name, version, and whether XNNPACK's kernels are used."""
+
+    name: str
+    version: str
+    kernel_path: str
+
+
+@functools.cache
+def _module() -> tuple[Any, str]:
+    causes = []
+    for package, distribution in _RUNTIMES:
+        try:
+            return importlib.import_module(f"{package}.interpreter"), distribution
+        except ImportError as error:
+            causes.append(f"{distribution}: {error}")
+    raise RuntimeMissingError(
+        f"no TFLite runtime can be imported ({'; '.join(causes)}); install one with: pip install 'legion-iot[agent]'"
+    )
+
+
+def runtime_info(xnnpack: bool = True) -> RuntimeInfo:
+    """Which runtime computes here. Raises RuntimeMissingError where none is installed."""
+    _, distribution = _module()
+    return RuntimeInfo(distribution, importlib.metadata.version(distribution), "xnnpack" if xnnpack else "builtin")
+
+
+class Interpreter:
+    """A loaded model, ready to run on inputs of fixed shapes.
+
+    `threads` are compute threads; `xnnpack` chooses the kernel path. The file is loaded by path, so that weights stay
+    file-backed pages. Raises ModelError where the runtime refuses the model.
+    """
+
+    def __init__(self, path: Path, threads: int = 1, xnnpack: bool = True) -> None:
+        module, _ = _module()
+        resolver = module.OpResolverType.AUTO if xnnpack else module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        try:
+            self._interpreter = module.Interpreter(
+                model_path=str(path), num_threads=threads, experimental_op_resolver_type=resolver
+            )
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"{path}: the TFLite runtime refuses the model ({_first_line(error)})") from None
+        self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
+        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
+
+    def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The outputs for `inputs`, both in the order of the model; outputs are copies.
+
+        Raises ModelError where shapes or dtypes do not fit, or the runtime fails.
+        """
+        try:
+            for index, value in zip(self._inputs, inputs, strict=True):
+                self._interpreter.set_tensor(index, value)
+            self._interpreter.invoke()
+            return [self._interpreter.get_tensor(index) for index in self._outputs]
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"the TFLite runtime cannot run the model ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
