@@ -1,0 +1,452 @@
+"""A connection over paho-mqtt: the only module that imports it.
+
+MQTT 5, because only version 5 says three things we act upon: that another client took our id over (with 3.1.1 the two
+would push each other out for ever), that a publish was denied, and where an answer is wanted. Mosquitto and the
+embedded broker both speak it; paho sends no properties unless asked, so it costs nothing per message.
+
+What paho leaves open is settled here (each one measured, see docs/embedded-broker.md and the design findings):
+Nagle's wait, an outgoing queue without a limit for QoS 0, a resend after a reconnect that exceeds the window, and
+`on_disconnect` firing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+from paho.mqtt.client import (
+    Client,
+    ConnectFlags,
+    DisconnectFlags,
+    MQTTMessage,
+)
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from legion_iot.errors import BrokerError
+from legion_iot.transport.connection import (
+    CLOSE_TIMEOUT,
+    DEFAULT_KEEP_ALIVE,
+    SUBSCRIBE_TIMEOUT,
+    BrokerAddress,
+    Connected,
+    Disconnected,
+    EventHandler,
+    Message,
+    Payload,
+    QueueLimits,
+    TransportEvent,
+    Will,
+)
+from legion_iot.transport.matching import is_topic_filter, is_topic_name
+from legion_iot.transport.outbox import Outbox, Outgoing
+
+logger = logging.getLogger(__name__)
+
+# paho waits this long before the first attempt to reconnect and doubles it up to the second number; whole seconds.
+RECONNECT_SECONDS = (1, 8)
+# One attempt to reach the broker, at most; paho cannot change it between the first attempt and the later ones.
+CONNECT_SECONDS = 5.0
+# What a PUBLISH packet needs beside topic and payload, at most: header, packet number, property lengths.
+PACKET_OVERHEAD = 32
+SESSION_TAKEN_OVER = 0x8E
+TAKEN_OVER = "another client connected with the same id"
+
+
+class PahoConnection:
+    """`Connection` to a real broker. Clean session: nothing of ours stays in the broker except what is retained."""
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        client_id: str,
+        on_event: EventHandler,
+        will: Will | None = None,
+        *,
+        keep_alive: float = DEFAULT_KEEP_ALIVE,
+        limits: QueueLimits | None = None,
+    ) -> None:
+        self._address = address
+        self._client_id = client_id
+        self._on_event = on_event
+        self._will = will
+        self._keep_alive = max(1, math.ceil(keep_alive))
+        self._limits = limits or QueueLimits()
+        self._changed = threading.Condition()
+        # All below is guarded by _changed; paho is never called with it held, since paho calls back with its own lock.
+        self._client: Client | None = None
+        self._outbox = Outbox(self._limits)
+        self._filters: dict[str, int] = {}
+        self._answers: dict[int, list[ReasonCode]] = {}
+        self._unawaited: set[int] = set()
+        self._resubscription: int | None = None
+        self._largest_packet: int | None = None
+        self._linked = False
+        self._announced = False
+        self._ended: str | None = "the connection is not open"
+        self._refused: str | None = None
+        self._network_thread = 0
+
+    # -- what the owner calls ------------------------------------------------------------------------------------
+
+    def open(self, timeout: float) -> None:
+        """See `Connection.open`."""
+        deadline = time.monotonic() + timeout
+        client = self._new_client(timeout)
+        with self._changed:
+            if self._client is not None:
+                raise BrokerError(f"{self._where} is connected already; close it before opening it again")
+            self._client, self._ended, self._refused = client, None, None
+            self._outbox = Outbox(self._limits)
+        try:
+            self._connect(client)
+            client.loop_start()
+            with self._changed:
+                self._changed.wait_for(lambda: self._announced or self._refused or self._ended, _left(deadline))
+                problem = None if self._announced else self._refused or self._ended or f"no answer in {timeout:g} s"
+            if problem:
+                raise BrokerError(f"{self._where} did not accept {self._client_id}: {problem}")
+        except BaseException:
+            self._tear_down(client, "the connection is not open", CLOSE_TIMEOUT)
+            raise
+
+    def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
+        """See `Connection.subscribe`."""
+        for pattern, qos in filters:
+            if not is_topic_filter(pattern) or qos not in (0, 1):
+                raise BrokerError(f"cannot subscribe to {pattern!r} at QoS {qos}: correct it, or use QoS 0 or 1")
+        with self._changed:
+            self._filters.update(filters)
+            client = self._client if self._linked else None
+            waits = threading.get_ident() != self._network_thread
+        if client is None or not filters:
+            return
+        code, number = client.subscribe(list(filters))
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS or number is None:
+            return  # The link went down just now; the next connection subscribes.
+        if not waits:
+            self._unawaited.add(number)
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: number in self._answers or not self._linked, SUBSCRIBE_TIMEOUT)
+            answer = self._answers.pop(number, None)
+            if answer is None:
+                if not self._linked:
+                    return
+                raise BrokerError(
+                    f"{self._where} left a subscription unanswered for {SUBSCRIBE_TIMEOUT:g} s; is it alive?"
+                )
+            refused = [(p, str(c)) for (p, _), c in zip(filters, answer, strict=False) if c.is_failure]
+            for pattern, _ in refused:
+                self._filters.pop(pattern, None)
+        if refused:
+            raise BrokerError(f"{self._where} refused the subscription to {refused[0][0]}: {refused[0][1]}")
+
+    def publish(
+        self,
+        topic: str,
+        payload: Payload,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        correlation: bytes = b"",
+    ) -> None:
+        """See `Connection.publish`."""
+        if not is_topic_name(topic) or qos not in (0, 1):
+            raise BrokerError(f"cannot publish on {topic!r} at QoS {qos}: correct the topic, or use QoS 0 or 1")
+        # bytes stay as they are; anything mutable is copied, since its owner may go on writing into it.
+        message = Outgoing(topic, bytes(payload), qos, retain, correlation)
+        with self._changed:
+            if self._ended is not None:
+                raise BrokerError(f"cannot publish on {topic}: {self._ended}")
+            size = len(message.payload) + len(topic) + len(correlation) + PACKET_OVERHEAD
+            if self._largest_packet is not None and size > self._largest_packet:
+                raise BrokerError(
+                    f"{self._where} takes packets of {self._largest_packet} bytes and {topic} needs {size}: "
+                    "publish smaller pieces or raise the broker's limit"
+                )
+            if not self._outbox.has_room(len(message.payload)):
+                raise BrokerError(
+                    f"{len(self._outbox)} messages wait for {self._where}: it is away or slow; publish less, or later"
+                )
+            self._outbox.put(message)
+        self._pump()
+
+    def flush(self, timeout: float) -> bool:
+        """See `Connection.flush`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not len(self._outbox) or self._ended is not None, timeout)
+            return not len(self._outbox)
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """See `Connection.close`."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            client = self._client
+            in_callback = threading.get_ident() == self._network_thread
+            linked = self._linked
+        if client is None:
+            return
+        if linked and not in_callback:
+            self.flush(_left(deadline))
+        with self._changed:
+            self._ended = "the connection is closed"
+        client.disconnect()
+        if not in_callback:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._linked, _left(deadline))
+        self._tear_down(client, "the connection is closed", 0 if in_callback else max(_left(deadline), 1.0))
+
+    def abort(self) -> None:
+        """See `Connection.abort`."""
+        with self._changed:
+            client = self._client
+            in_callback = threading.get_ident() == self._network_thread
+        if client is not None:
+            self._tear_down(client, "the connection was aborted", 0 if in_callback else CLOSE_TIMEOUT)
+
+    # -- paho's side -----------------------------------------------------------------------------------------------
+
+    @property
+    def _where(self) -> str:
+        return f"the broker at {self._address.endpoint}"
+
+    def _new_client(self, timeout: float) -> Client:
+        client = Client(CallbackAPIVersion.VERSION2, self._client_id, protocol=MQTTProtocolVersion.MQTTv5)
+        client.max_inflight_messages = self._limits.window_messages
+        client.connect_timeout = min(max(0.1, timeout), CONNECT_SECONDS)
+        client.reconnect_delay_set(*RECONNECT_SECONDS)
+        if self._address.user is not None:
+            client.username_pw_set(self._address.user, self._address.password)
+        if self._address.tls:
+            client.tls_set()
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
+        client.on_socket_open = self._on_socket_open
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        return client
+
+    def _connect(self, client: Client) -> None:
+        try:
+            client.connect(self._address.host, self._address.port, self._keep_alive, clean_start=True)
+        except ConnectionRefusedError as error:
+            raise BrokerError(f"nobody listens at {self._address.endpoint}: start the broker or correct it") from error
+        except socket.gaierror as error:
+            raise BrokerError(f"unknown host {self._address.host!r} in {self._address}: correct the address") from error
+        except TimeoutError as error:
+            raise BrokerError(f"{self._where} cannot be reached in time: check network and firewall") from error
+        except ssl.SSLError as error:
+            raise BrokerError(f"{self._where} and we do not agree on TLS: {error.reason or error}") from error
+        except (OSError, ValueError) as error:
+            raise BrokerError(f"{self._where} cannot be reached: {error}") from error
+
+    def _tear_down(self, client: Client, ended: str, timeout: float) -> None:
+        """Cut what is left of the link and wait for paho's thread, which may sit in a blocking connect of its own."""
+        with self._changed:
+            self._ended = ended
+        if (sock := client.socket()) is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(cast(socket.socket, sock), socket.SHUT_RDWR)
+        stopper = threading.Thread(target=client.loop_stop, name=f"{self._client_id}-stop", daemon=True)
+        stopper.start()
+        if timeout > 0:
+            stopper.join(timeout)
+        with self._changed:
+            self._linked = self._announced = False
+            self._client = None
+            self._outbox.link_down()
+            self._changed.notify_all()
+
+    def _on_socket_open(self, client: Client, userdata: Any, sock: Any) -> None:
+        # Without this a QoS 1 round trip of 1 KB costs 44 ms: Nagle waits for the peer's delayed acknowledgement.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # Notices a cut link under load sooner than the keep-alive would; milliseconds.
+            patience = max(3_000, self._keep_alive * 500)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+
+    def _on_connect(
+        self, client: Client, userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            logger.warning("%s refused %s: %s", self._where, self._client_id, reason)
+            with self._changed:
+                self._refused = _explain(reason)
+                self._changed.notify_all()
+            return
+        with self._changed:
+            if self._ended is not None:
+                ended = True
+            else:
+                ended = False
+                self._network_thread = threading.get_ident()
+                self._linked = True
+                self._answers.clear()
+                self._unawaited.clear()
+                self._largest_packet = getattr(properties, "MaximumPacketSize", None)
+                self._outbox.link_up(getattr(properties, "ReceiveMaximum", 65_535))
+                filters = list(self._filters.items())
+        if ended:  # close() came while paho was connecting again.
+            client.disconnect()
+            return
+        if filters:
+            _, self._resubscription = client.subscribe(filters)
+        else:
+            self._announce()
+        self._pump()
+
+    def _on_connect_fail(self, client: Client, userdata: Any) -> None:
+        if self._ended is not None:
+            client.disconnect()
+
+    def _on_subscribe(
+        self, client: Client, userdata: Any, number: int, reasons: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        if number == self._resubscription or number in self._unawaited:
+            self._unawaited.discard(number)
+            for reason in reasons:
+                if reason.is_failure:
+                    logger.warning("%s refused a subscription of %s: %s", self._where, self._client_id, reason)
+            if number == self._resubscription:
+                self._resubscription = None
+                self._announce()
+            return
+        with self._changed:
+            self._answers[number] = reasons
+            self._changed.notify_all()
+
+    def _on_disconnect(
+        self,
+        client: Client,
+        userdata: Any,
+        flags: DisconnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        taken_over = flags.is_disconnect_packet_from_server and reason.value == SESSION_TAKEN_OVER
+        with self._changed:
+            tell = self._announced and self._ended is None
+            self._linked = self._announced = False
+            self._resubscription = None
+            self._outbox.link_down()
+            if taken_over and self._ended is None:
+                self._ended = TAKEN_OVER
+            self._changed.notify_all()
+        if taken_over:
+            client.disconnect()  # Connecting again would only push the other one out.
+        if tell:
+            self._emit(Disconnected(TAKEN_OVER if taken_over else str(reason)))
+
+    def _on_publish(
+        self, client: Client, userdata: Any, number: int, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        with self._changed:
+            message = self._outbox.done(number)
+            self._changed.notify_all()
+        if reason.is_failure:
+            logger.warning("%s refused %s on %s: %s", self._where, self._client_id, message and message.topic, reason)
+        self._pump()
+
+    def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
+        _acknowledge_now(client.socket())
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            logger.warning("%s sent a topic that is not UTF-8; dropped", self._where)
+            return
+        properties = message.properties
+        self._emit(
+            Message(
+                topic,
+                bytes(message.payload),
+                message.retain,
+                getattr(properties, "ResponseTopic", ""),
+                getattr(properties, "CorrelationData", b""),
+            )
+        )
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        with self._changed:
+            if self._announced or self._ended is not None:
+                return
+            self._announced = True
+        # Emitted before open() returns, so that its caller finds the event in the queue.
+        self._emit(Connected())
+        with self._changed:
+            self._changed.notify_all()
+
+    def _emit(self, event: TransportEvent) -> None:
+        if self._ended is not None and not isinstance(event, Disconnected):
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            logger.exception("the event handler of %s failed on %s", self._client_id, type(event).__name__)
+
+    def _pump(self) -> None:
+        """Hand queued messages to paho while its window has room; one thread at a time, in order."""
+        while True:
+            with self._changed:
+                message = self._outbox.take()
+                client = self._client
+                if message is None or client is None:
+                    return
+            number: int | None = None
+            try:
+                info = client.publish(
+                    message.topic, message.payload, message.qos, message.retain, _properties(message.correlation)
+                )
+                # Without a link paho keeps QoS 1 for the next connection, and forgets QoS 0.
+                lost = info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS and (
+                    message.qos == 0 or info.rc != MQTTErrorCode.MQTT_ERR_NO_CONN
+                )
+                number = None if lost else info.mid
+            except ValueError:  # longer than the 256 MiB that MQTT can say
+                logger.exception("a message on %s cannot be sent", message.topic)
+            with self._changed:
+                self._outbox.handed(number)
+                self._changed.notify_all()
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _explain(reason: ReasonCode) -> str:
+    if reason.value in (0x86, 0x87):
+        return f"{reason}; check user and password"
+    if reason.value == 0x84:
+        return f"{reason}; it must speak MQTT 5"
+    return str(reason)
+
+
+def _properties(correlation: bytes) -> Properties | None:
+    if not correlation:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+    properties.CorrelationData = correlation
+    return properties
+
+
+def _acknowledge_now(sock: Any) -> None:
+    """Re-arm TCP_QUICKACK: a broker that leaves Nagle on waits for our acknowledgement before its next small packet."""
+    if sock is not None and hasattr(socket, "TCP_QUICKACK"):
+        with contextlib.suppress(OSError, struct.error):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
