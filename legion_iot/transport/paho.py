@@ -15,8 +15,6 @@ import contextlib
 import logging
 import math
 import socket
-import ssl
-import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -50,6 +48,7 @@ from legion_iot.transport.connection import (
 )
 from legion_iot.transport.matching import is_topic_filter, is_topic_name
 from legion_iot.transport.outbox import Outbox, Outgoing
+from legion_iot.transport.sockets import acknowledge_now, readable_errors, tune
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +108,8 @@ class PahoConnection:
             self._client, self._ended, self._refused = client, None, None
             self._outbox = Outbox(self._limits)
         try:
-            self._connect(client)
+            with readable_errors(self._address):
+                client.connect(self._address.host, self._address.port, self._keep_alive, clean_start=True)
             client.loop_start()
             with self._changed:
                 self._changed.wait_for(lambda: self._announced or self._refused or self._ended, _left(deadline))
@@ -241,20 +241,6 @@ class PahoConnection:
         client.on_message = self._on_message
         return client
 
-    def _connect(self, client: Client) -> None:
-        try:
-            client.connect(self._address.host, self._address.port, self._keep_alive, clean_start=True)
-        except ConnectionRefusedError as error:
-            raise BrokerError(f"nobody listens at {self._address.endpoint}: start the broker or correct it") from error
-        except socket.gaierror as error:
-            raise BrokerError(f"unknown host {self._address.host!r} in {self._address}: correct the address") from error
-        except TimeoutError as error:
-            raise BrokerError(f"{self._where} cannot be reached in time: check network and firewall") from error
-        except ssl.SSLError as error:
-            raise BrokerError(f"{self._where} and we do not agree on TLS: {error.reason or error}") from error
-        except (OSError, ValueError) as error:
-            raise BrokerError(f"{self._where} cannot be reached: {error}") from error
-
     def _tear_down(self, client: Client, ended: str, timeout: float) -> None:
         """Cut what is left of the link and wait for paho's thread, which may sit in a blocking connect of its own."""
         with self._changed:
@@ -273,12 +259,7 @@ class PahoConnection:
             self._changed.notify_all()
 
     def _on_socket_open(self, client: Client, userdata: Any, sock: Any) -> None:
-        # Without this a QoS 1 round trip of 1 KB costs 44 ms: Nagle waits for the peer's delayed acknowledgement.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # Notices a cut link under load sooner than the keep-alive would; milliseconds.
-            patience = max(3_000, self._keep_alive * 500)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+        tune(sock, self._keep_alive)
 
     def _on_connect(
         self, client: Client, userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
@@ -346,9 +327,11 @@ class PahoConnection:
             self._outbox.link_down()
             if taken_over and self._ended is None:
                 self._ended = TAKEN_OVER
+            ended = self._ended is not None
             self._changed.notify_all()
-        if taken_over:
-            client.disconnect()  # Connecting again would only push the other one out.
+        if ended:
+            # Keeps paho from connecting again: after a take-over that would only push the other one out.
+            client.disconnect()
         if tell:
             self._emit(Disconnected(TAKEN_OVER if taken_over else str(reason)))
 
@@ -363,7 +346,7 @@ class PahoConnection:
         self._pump()
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
-        _acknowledge_now(client.socket())
+        acknowledge_now(client.socket())
         try:
             topic = message.topic
         except UnicodeDecodeError:
@@ -443,10 +426,3 @@ def _properties(correlation: bytes) -> Properties | None:
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
     properties.CorrelationData = correlation
     return properties
-
-
-def _acknowledge_now(sock: Any) -> None:
-    """Re-arm TCP_QUICKACK: a broker that leaves Nagle on waits for our acknowledgement before its next small packet."""
-    if sock is not None and hasattr(socket, "TCP_QUICKACK"):
-        with contextlib.suppress(OSError, struct.error):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
