@@ -58,7 +58,9 @@ def test_preprocessing_of_a_foreign_file() -> None:
         b'{"answer": "classes", "labels": [1]}', b'{"answer": "classes", "preprocessing": 3}',
         b'{"answer": "classes", "preprocessing": {"std": [0]}}', b'{"answer": ["classes"]}',
         b'{"answer": "classes", "preprocessing": {"mean": 1}}',
-        b'{"answer": "classes", "preprocessing": {"crop": null}}', b'{"answer": "classes", "preprocessing": {"fit": []}}', b"[" * 100_000, b" " * (1 << 21),
+        b'{"answer": "classes", "preprocessing": {"crop": null}}',
+        b'{"answer": "classes", "preprocessing": {"fit": []}}',
+        b"[" * 100_000, b" " * (1 << 21),
     ],
 )  # fmt: skip
 def test_broken_metadata_is_one_clear_error(content: bytes) -> None:
