@@ -169,16 +169,16 @@ def _units(graph: Graph, geometries: dict[int, OpGeometry]) -> tuple[Unit, ...]:
                 reference=newest,
                 live=tuple(made),
                 live_bytes=sum(graph.tensors[t].nbytes for t in made),
-                flops=sum(op_flops(graph, graph.ops[i], Region.whole(graph.tensors[graph.ops[i].outputs[0]])) for i in current),
+                flops=sum(
+                    op_flops(graph, graph.ops[i], Region.whole(graph.tensors[graph.ops[i].outputs[0]])) for i in current
+                ),
             )
         )
         current = []
     return tuple(units)
 
 
-def _is_cut(
-    graph: Graph, trunk: list[int], p: int, newest: int, live: list[int], last_read: dict[int, int]
-) -> bool:
+def _is_cut(graph: Graph, trunk: list[int], p: int, newest: int, live: list[int], last_read: dict[int, int]) -> bool:
     """Whether a unit may end after position `p` of the trunk; see the module's text."""
     following = graph.ops[trunk[p + 1]]
     if graph.ops[trunk[p]].kind in _JOINED_TO_NEXT:

@@ -64,12 +64,22 @@ def tile_inputs(network: Network, ops: Sequence[int], wanted: Mapping[int, Regio
     return {tensor: regions[tensor] for tensor in network.reads(tuple(ops)) if tensor in regions}
 
 
-def tile_flops(network: Network, ops: Sequence[int], wanted: Mapping[int, Region]) -> int:
-    """Floating point operations of a tile, redundant halo rows included."""
-    regions = tile_regions(network, ops, wanted)
+def block_flops_from_each_start(network: Network, last: int, region: Region) -> list[int]:
+    """Floating point operations of the tile `region` of unit `last`, for each first unit 0..last of its block.
+
+    Redundant halo rows are included. One walk back over the trunk serves all starts.
+    """
     graph = network.graph
-    return sum(op_flops(graph, graph.ops[i], regions[graph.ops[i].outputs[0]]) for i in ops
-               if graph.ops[i].outputs[0] in regions)  # fmt: skip
+    needed = {network.units[last].reference: region}
+    totals, total = [0] * (last + 1), 0
+    for unit in reversed(network.units[: last + 1]):
+        needed.update(tile_regions(network, unit.ops, needed))
+        for index in unit.ops:
+            produced = needed.get(graph.ops[index].outputs[0])
+            if produced is not None:
+                total += op_flops(graph, graph.ops[index], produced)
+        totals[unit.index] = total
+    return totals
 
 
 def cut_tile(network: Network, ops: Sequence[int], wanted: Mapping[int, Region]) -> SubModel:
@@ -109,11 +119,11 @@ def _extract(network: Network, ops: Sequence[int], outputs: Sequence[int]) -> Su
         outputs=tuple(local[t] for t in outputs),
         name=graph.name,
     )
-    whole = [(t, _whole_or_flat(graph.tensors[t])) for t in (*inputs, *outputs)]
+    whole = [(t, whole_or_flat(graph.tensors[t])) for t in (*inputs, *outputs)]
     return SubModel(sub, tuple(whole[: len(inputs)]), tuple(whole[len(inputs) :]))
 
 
-def _whole_or_flat(tensor: Tensor) -> Region:
+def whole_or_flat(tensor: Tensor) -> Region:
     """All of a tensor: rows × columns of a feature map, one row of elements for anything else."""
     if len(tensor.shape) == 4 and tensor.shape[0] == 1:
         return Region.whole(tensor)
@@ -160,7 +170,9 @@ class _TileBuilder:
         for tensor, region in self.wanted.items():
             local = self._view(tensor, region)
             # The runtime wants an output that some op writes, and no tensor twice.
-            outputs.append(self._slice(local, self._origin(region), region) if local < first or local in outputs else local)
+            outputs.append(
+                self._slice(local, self._origin(region), region) if local < first or local in outputs else local
+            )
         graph = Graph(tuple(self.tensors), tuple(self.written), tuple(range(first)), tuple(outputs))
         return SubModel(graph, tuple((t, self.regions[t]) for t in inputs), tuple(self.wanted.items()))
 
@@ -178,7 +190,9 @@ class _TileBuilder:
 
     def _literal(self, values: Sequence[int] | npt.NDArray[Any], shape: tuple[int, ...] | None = None) -> int:
         array = np.asarray(values, dtype=np.int32)
-        return self._add(Tensor(f"literal_{len(self.tensors)}", shape or array.shape, "int32", array.ravel().view(np.uint8)))
+        return self._add(
+            Tensor(f"literal_{len(self.tensors)}", shape or array.shape, "int32", array.ravel().view(np.uint8))
+        )
 
     def _constant(self, tensor: int) -> int:
         """The local copy of a constant, together with the constant ops that compute it."""
@@ -268,9 +282,7 @@ class _TileBuilder:
             return -1  # written anew for the tile's sizes
         return self._constant(op.inputs[position])
 
-    def _localised(
-        self, op: Op, geometry: Any, inputs: list[int], rows: Need, columns: Need, result: Region
-    ) -> Op:
+    def _localised(self, op: Op, geometry: Any, inputs: list[int], rows: Need, columns: Need, result: Region) -> Op:
         """`op` with the options of its tile; replaces in `inputs` what depends on the tile's sizes."""
         size = (len(result.rows), len(result.columns))
         if op.kind in ("PAD", "PADV2", "MIRROR_PAD"):
@@ -300,7 +312,9 @@ class _TileBuilder:
             dtype = source.numpy_dtype
             least = np.finfo(dtype).min if dtype.kind == "f" else np.iinfo(dtype).min
             value = self._add(
-                Tensor(f"least_{output}", (1,), source.dtype, np.array([least], dtype).view(np.uint8), source.quantization)
+                Tensor(
+                    f"least_{output}", (1,), source.dtype, np.array([least], dtype).view(np.uint8), source.quantization
+                )
             )
             version = 2 if dtype.kind in "iu" and dtype.itemsize == 1 else 1
             self.written.append(Op("PADV2", (local, pads, value), (output,), "PadV2Options", version=version))

@@ -1,0 +1,139 @@
+"""Cuts an agent's tiles out of a model, and runs them."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from legion_iot.errors import ModelError
+from legion_iot.model import tflite
+from legion_iot.model.blocks import Network, divide
+from legion_iot.model.cut import SubModel, cut_tail, cut_tile
+from legion_iot.model.graph import Graph, Tensor
+from legion_iot.runtime.exchange import TensorForm
+from legion_iot.runtime.orchestrator import tensor_forms
+from legion_iot.wire.messages import AssignedStep, Assignment
+from legion_iot.wire.tensors import as_map, bounds, region_of
+from legion_iot_agent.interpreter import Interpreter
+
+Array = npt.NDArray[Any]
+
+LEAST_RUNS = 3  # of a profile, after one that warms up
+MOST_RUNS = 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LoadedStep:
+    interpreter: Interpreter
+    inputs: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    outputs: tuple[int, ...]
+
+
+class Executor:
+    """The sub-models of one assignment, loaded; files go below `directory`.
+
+    `threads` and `xnnpack` are the interpreter's.
+    """
+
+    def __init__(self, directory: Path, threads: int = 1, xnnpack: bool = True) -> None:
+        self._directory = directory
+        self._threads = threads
+        self._xnnpack = xnnpack
+        self._steps: dict[int, _LoadedStep] = {}
+
+    def load(self, model: Path, assignment: Assignment) -> dict[int, TensorForm]:
+        """Cut and load every step of the assignment; the forms of all tensors.
+
+        Raises ModelError where the model cannot be cut or run as assigned.
+        """
+        self.unload()
+        network = divide(tflite.open_file(model))
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for step in assignment.steps:
+            sub = _sub_model(network, step)
+            path = self._directory / f"step-{step.step}.tflite"
+            tflite.write_file(sub.graph, path)
+            self._steps[step.step] = _LoadedStep(
+                Interpreter(path, self._threads, self._xnnpack),
+                tuple(tensor for tensor, _ in sub.inputs),
+                tuple(sub.graph.tensors[i].shape for i in sub.graph.inputs),
+                tuple(tensor for tensor, _ in sub.outputs),
+            )
+            self._warm_up(sub, self._steps[step.step])
+        return tensor_forms(network)
+
+    def _warm_up(self, sub: SubModel, step: _LoadedStep) -> None:
+        """The first run of an interpreter allocates and packs; that shall not be part of a request."""
+        step.interpreter.run([np.zeros(t.shape, t.numpy_dtype) for t in (sub.graph.tensors[i] for i in sub.graph.inputs)])
+
+    def unload(self) -> None:
+        """Free all interpreters and their files."""
+        self._steps.clear()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def run(self, step: int, inputs: Mapping[int, Array]) -> tuple[dict[int, Array], float]:
+        """Outputs by tensor, as (rows, columns, channels), and the seconds it took.
+
+        `inputs` are by tensor, in the same form. Raises ModelError where the runtime fails.
+        """
+        loaded = self._steps.get(step)
+        if loaded is None:
+            raise ModelError(f"step {step} is not loaded")
+        start = time.perf_counter()
+        arrays = [inputs[t].reshape(shape) for t, shape in zip(loaded.inputs, loaded.shapes, strict=True)]
+        results = loaded.interpreter.run(arrays)
+        outputs = {t: as_map(result) for t, result in zip(loaded.outputs, results, strict=True)}
+        return outputs, time.perf_counter() - start
+
+    def profile(self, model: Path, seconds: float) -> tuple[float, ...]:
+        """Seconds of single runs of the whole model on seeded input, for about `seconds`, after one to warm up."""
+        graph = tflite.open_file(model)
+        interpreter = Interpreter(model, self._threads, self._xnnpack)
+        inputs = seeded_inputs(graph)
+        interpreter.run(inputs)
+        runs: list[float] = []
+        while len(runs) < LEAST_RUNS or (sum(runs) + statistics.median(runs) < seconds and len(runs) < MOST_RUNS):
+            start = time.perf_counter()
+            interpreter.run(inputs)
+            runs.append(time.perf_counter() - start)
+        return tuple(runs)
+
+
+def seeded_inputs(graph: Graph, seed: int = 0) -> list[Array]:
+    """Pseudo-random values for every input of a network; the same for the same seed."""
+    random = np.random.default_rng(seed)
+    return [_seeded(graph.tensors[index], random) for index in graph.inputs]
+
+
+def _seeded(tensor: Tensor, random: np.random.Generator) -> Array:
+    dtype = tensor.numpy_dtype
+    if dtype.kind == "f":
+        return random.standard_normal(tensor.shape).astype(dtype)
+    if dtype.itemsize == 1 and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return random.integers(limits.min, limits.max, tensor.shape, dtype=dtype, endpoint=True)
+    return np.zeros(tensor.shape, dtype)  # indices and sizes: zero is valid for all of them
+
+
+def _sub_model(network: Network, step: AssignedStep) -> SubModel:
+    if step.units is None:
+        sub = cut_tail(network)
+    else:
+        first, last = step.units
+        if not 0 <= first <= last < len(network.units):
+            raise ModelError(f"the assignment names units {first}–{last}, the model has {len(network.units)}")
+        wanted = {output.tensor: region_of(output.region) for output in step.outputs}
+        sub = cut_tile(network, network.block_ops(first, last), wanted)
+    told = {(i.tensor, i.region) for i in step.inputs}
+    if told != {(tensor, bounds(region)) for tensor, region in sub.inputs}:
+        raise ModelError(f"step {step.step} was planned by another version of legion-iot; update the older side")
+    return sub

@@ -1,0 +1,102 @@
+"""`legion-agent`: the program a device runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from legion_iot import __version__
+from legion_iot.errors import LegionError, UsageError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="legion-agent",
+        description="Join a group of devices that run neural networks together.",
+        epilog="example: legion-agent --broker mqtt://192.168.1.10 --name kitchen-pi",
+    )
+    parser.add_argument(
+        "--broker",
+        default=os.environ.get("LEGION_BROKER", "mqtt://127.0.0.1"),
+        metavar="URL",
+        help="mqtt://[user[:password]@]host[:port], or the environment variable LEGION_BROKER",
+    )
+    parser.add_argument("--name", default=_host_name(), help="this agent's name in the group (default: %(default)s)")
+    parser.add_argument("--base-topic", default="legion", metavar="TOPIC", help="the group's topic (default: legion)")
+    parser.add_argument(
+        "--state-dir", type=Path, default=_state_directory(), metavar="DIR", help="models are kept here (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="compute threads (default: 1)")
+    parser.add_argument("--no-xnnpack", action="store_true", help="use the runtime's builtin kernels")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end when standard input ends")
+    parser.add_argument("--verbose", action="store_true", help="say what happens, on standard error")
+    parser.add_argument("--version", action="version", version=f"legion-agent {__version__}")
+    return parser
+
+
+def _host_name() -> str:
+    return re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-")[:32] or "agent"
+
+
+def _state_directory() -> Path:
+    home = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home).expanduser() / "legion-iot"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the agent until it is told to stop; exits with an error's code and one line that names it."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.ERROR, format="legion-agent: %(message)s", stream=sys.stderr
+    )
+    try:
+        _run(options)
+    except LegionError as error:
+        print(f"legion-agent: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(options: argparse.Namespace) -> None:
+    # Imported here, so that --help does not wait for numpy and the runtime.
+    from legion_iot.transport.connection import BrokerAddress  # noqa: PLC0415
+    from legion_iot.wire.topics import check_agent_name  # noqa: PLC0415
+    from legion_iot_agent.service import AgentOptions, AgentService  # noqa: PLC0415
+
+    if options.threads < 1:
+        raise UsageError(f"--threads is {options.threads}; give 1 or more")
+    service = AgentService(
+        AgentOptions(
+            broker=BrokerAddress.parse(options.broker),
+            name=check_agent_name(options.name),
+            state_directory=options.state_dir,
+            base_topic=options.base_topic,
+            threads=options.threads,
+            xnnpack=not options.no_xnnpack,
+        )
+    )
+    signal.signal(signal.SIGTERM, lambda *_: service.stop())
+    signal.signal(signal.SIGINT, lambda *_: service.stop())
+    if options.until_stdin_closes:
+        threading.Thread(target=_wait_for_end_of_input, args=(service.stop,), daemon=True).start()
+    service.run()
+
+
+def _wait_for_end_of_input(then: Callable[[], None]) -> None:
+    """Whoever started this process holds the other end of its standard input; when that is gone, so is the starter."""
+    while os.read(0, 4096):
+        pass
+    then()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What every command shares: tables and data on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from legion_iot import zoo
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+@contextlib.contextmanager
+def progress_line(quiet: bool = False) -> Iterator[Callable[[str, float | None], None]]:
+    """A function that shows what is happening, with a fraction where one is known.
+
+    On a terminal it is one line that changes; elsewhere a line for each new text, or none when `quiet`.
+    """
+    if not err.is_terminal:
+        shown = ""
+
+        def say(text: str, fraction: float | None = None) -> None:
+            nonlocal shown
+            # Figures that count up are for people who watch.
+            if not quiet and (stem := re.sub(r"[\d.,]+", "", text)) != shown:
+                shown = stem
+                err.print(f"· {text}", markup=False, soft_wrap=True)
+
+        yield say
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(text: str, fraction: float | None = None) -> None:
+            bar.update(task, description=text, total=None if fraction is None else 1.0, completed=fraction or 0.0)
+
+        yield show
+
+
+def find_model(model: str, progress: Callable[[str, float | None], None]) -> tuple[Path, str]:
+    """The file and the name of a model given as a path or as a name in the zoo.
+
+    What looks like a path is taken for one. Raises UsageError or DownloadError for a name that cannot be had.
+    """
+    if model.endswith(".tflite") or "/" in model:
+        path = Path(model)
+        name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._")[:32]
+        return path, name or "model"
+    return zoo.get(model, progress).path, model

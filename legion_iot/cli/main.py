@@ -1,0 +1,85 @@
+"""`legion`: the entry point, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import click
+import typer
+
+from legion_iot import __version__
+from legion_iot.cli import broker, demo, orchestrator, zoo
+from legion_iot.errors import LegionError
+
+EXIT_CODES = """
+Exit codes: 0 done · 1 a result is not as it should be · 2 wrong flag or argument · 3 unreadable file or picture ·
+4 no usable model · 5 broker · 6 download · 7 agent · 8 request failed · 9 no TFLite runtime · 130 interrupted
+"""
+
+app = typer.Typer(
+    name="legion",
+    help="Run one neural network together on a group of small, unequal devices, over MQTT.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.add_typer(zoo.app, name="zoo")
+app.add_typer(orchestrator.app, name="orchestrator")
+app.add_typer(broker.app, name="broker")
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"legion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Options that stand before the command."""
+
+
+def main() -> NoReturn:
+    """Run the command line; exits with the code of what happened, never with a traceback."""
+    # Told to end, we end like on Ctrl-C: every `with` block stops what it started.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except LegionError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        _say(f"{error.format_message()}; see: legion --help")
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python must not complain again when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    print(f"legion: {' '.join(text.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

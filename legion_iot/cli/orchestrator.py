@@ -1,0 +1,41 @@
+"""`legion orchestrator`: serve a model with a group of agents."""
+
+from __future__ import annotations
+
+import signal
+
+import typer
+
+from legion_iot.cli.console import err, find_model, progress_line
+from legion_iot.errors import UsageError
+from legion_iot.transport.connection import BrokerAddress
+
+app = typer.Typer(help="Serve a model with the agents of a group.", no_args_is_help=True)
+
+
+@app.command("run")
+def run(
+    model: str = typer.Argument(help="A .tflite file, or a name from `legion zoo list`."),
+    broker: str = typer.Option("mqtt://127.0.0.1", envvar="LEGION_BROKER", help="mqtt://[user[:password]@]host[:port]"),
+    agents: int = typer.Option(1, min=1, help="Agents to wait for before the first plan."),
+    base_topic: str = typer.Option("legion", help="The group's topic."),
+) -> None:
+    """Serve MODEL: pictures published on <base>/infer/<model> are answered on <base>/infer/<model>/result.
+
+    Example: legion orchestrator run efficientnet-lite0 --broker mqtt://192.168.1.10 --agents 4
+    """
+    from legion_iot.orchestrator.service import OrchestratorOptions, OrchestratorService  # noqa: PLC0415 — numpy
+
+    address = BrokerAddress.parse(broker)
+    if agents < 1:
+        raise UsageError(f"--agents is {agents}; give 1 or more")
+    with progress_line() as progress:
+        path, name = find_model(model, progress)
+    service = OrchestratorService(
+        OrchestratorOptions(address, path, name, base_topic, agents),
+        on_phase=lambda phase, detail: err.print(f"{phase}: {detail}", markup=False, soft_wrap=True),
+    )
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: service.stop())
+    err.print(f"publish pictures on {base_topic}/infer/{name}", markup=False, soft_wrap=True)
+    service.run()

@@ -1,0 +1,1 @@
+"""A group of devices on one machine: agent processes, and the demonstration that runs on them."""

@@ -1,0 +1,1 @@
+"""The service around `runtime.orchestrator`: connections, the model file, inputs and answers."""

@@ -1,0 +1,314 @@
+"""The orchestrator's process: connections and files around `runtime.orchestrator`, which decides everything.
+
+Like an agent it has two connections, control and data; their network threads only put messages into a bounded queue,
+and one loop asks the machine and carries out its effects.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import mmap
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from legion_iot.errors import BrokerError, LegionError, ModelError, ProtocolError
+from legion_iot.files import sha256_of
+from legion_iot.model import tflite
+from legion_iot.model.blocks import divide
+from legion_iot.model.description import describe
+from legion_iot.orchestrator.answers import classes, digests
+from legion_iot.orchestrator.inputs import read_input
+from legion_iot.runtime import orchestrator as machine
+from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message, QueueLimits, Will
+from legion_iot.transport.paho import PahoConnection
+from legion_iot.wire import codec
+from legion_iot.wire.messages import (
+    AgentInfo,
+    AgentState,
+    Chunk,
+    ChunkRequest,
+    Failed,
+    Fragment,
+    ModelInfo,
+    ModelReference,
+    OrchestratorState,
+    Profile,
+    Ready,
+    Result,
+    TileTiming,
+)
+from legion_iot.wire.tensors import INBOX, PIECE, fragments, region_of
+from legion_iot.wire.topics import AgentTopic, InboxTopic, InferTopic, ReportTopic, Topics, check_model_name
+
+log = logging.getLogger("legion-orchestrator")
+
+TICK = 0.25  # seconds
+INBOX_LIMIT = 4096  # messages
+INBOX_WAIT = 60.0  # seconds
+OPEN_TIMEOUT = 15.0
+DATA_KEEP_ALIVE = 60.0
+DATA_LIMITS = QueueLimits(messages=65536, bytes=512 << 20)
+
+REPORTS: dict[str, type[Ready] | type[Failed] | type[TileTiming]] = {
+    "ready": Ready,
+    "failed": Failed,
+    "timing": TileTiming,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestratorOptions:
+    """What the orchestrator serves, to whom, and from how many agents on."""
+
+    broker: BrokerAddress
+    model_path: Path
+    model_name: str
+    base_topic: str = "legion"
+    least_agents: int = 1
+    least_blocks: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EndedRequest:
+    """A request's end, for whoever runs the orchestrator in its own process: the result, and the input and outputs."""
+
+    result: Result
+    input: npt.NDArray[Any] | None
+    outputs: tuple[npt.NDArray[Any], ...]
+
+
+class OrchestratorService:
+    """Serves one model to whoever publishes on its infer topic, from connect to disconnect.
+
+    `on_phase(phase, detail)` and `on_ended` are called on the loop's thread. Raises ModelError where the model cannot
+    be served.
+    """
+
+    def __init__(
+        self,
+        options: OrchestratorOptions,
+        on_phase: Callable[[str, str], None] = lambda phase, detail: None,
+        on_ended: Callable[[EndedRequest], None] = lambda ended: None,
+    ) -> None:
+        self._options = options
+        self._on_phase, self._on_ended = on_phase, on_ended
+        self._topics = Topics(options.base_topic)
+        graph = tflite.open_file(options.model_path)
+        self.network = divide(graph)
+        self.description = describe(graph)
+        self._content, self._model = _load(options)
+        self._session = uuid.uuid4().hex
+        # Epochs of a new process lie above those of the last one: agents may still hold its retained assignments.
+        self.state = machine.State(
+            self.network, self._model, options.least_agents, options.least_blocks, epoch=int(time.time())
+        )
+        self._messages: queue.Queue[Message | Connected] = queue.Queue(INBOX_LIMIT)
+        self._inputs: dict[str, npt.NDArray[Any]] = {}
+        self._numbers = itertools.count(1)
+        self._stopping = threading.Event()
+        self._client = f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
+        offline = codec.to_json(OrchestratorState("offline", self._session))
+        self._control = PahoConnection(
+            options.broker, self._client, self._on_control, Will(self._topics.orchestrator_state(), offline)
+        )
+        self._data = PahoConnection(
+            options.broker, f"{self._client}-data", self._on_data, keep_alive=DATA_KEEP_ALIVE, limits=DATA_LIMITS
+        )
+
+    # --- network threads ---
+
+    def _on_control(self, event: Connected | Disconnected | Message) -> None:
+        if isinstance(event, Disconnected):
+            log.warning("connection to %s lost: %s", self._options.broker, event.reason)
+        else:
+            self._enqueue(event)
+
+    def _on_data(self, event: Connected | Disconnected | Message) -> None:
+        if isinstance(event, Message):
+            self._enqueue(event)
+
+    def _enqueue(self, event: Connected | Message) -> None:
+        try:
+            self._messages.put(event, timeout=INBOX_WAIT)
+        except queue.Full:
+            log.error("dropped a message: %d are waiting already", INBOX_LIMIT)
+
+    # --- the loop ---
+
+    def stop(self) -> None:
+        """End `run` soon; may be called from any thread or a signal handler."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Serve until `stop`; raises BrokerError where the broker cannot be reached."""
+        try:
+            self._data.open(OPEN_TIMEOUT)
+            self._data.subscribe([(self._topics.inbox("orchestrator", "+"), 1)])
+            self._control.open(OPEN_TIMEOUT)
+            self._control.subscribe(
+                [
+                    *((self._topics.agent("+", kind), 1) for kind in ("info", "profile", "state")),
+                    (self._topics.report("+", "+"), 1),
+                    (self._topics.infer(self._options.model_name), 1),
+                ]
+            )
+            self._loop()
+        finally:
+            self._close()
+
+    def _loop(self) -> None:
+        ticked = time.monotonic()
+        while not self._stopping.is_set():
+            event: machine.Event | None = None
+            try:
+                event = self._event(self._messages.get(timeout=TICK))
+            except queue.Empty:
+                pass
+            if event is not None:
+                self._step(event)
+            if time.monotonic() - ticked >= TICK:
+                ticked = time.monotonic()
+                self._step(machine.Tick())
+
+    def _step(self, event: machine.Event) -> None:
+        for effect in machine.step(self.state, event, time.monotonic()):
+            self._carry_out(effect)
+
+    def _close(self) -> None:
+        try:
+            # Nothing of ours stays behind: agents of a later run shall not find this one's assignments.
+            for agent in self.state.agents:
+                self._control.publish(self._topics.agent(agent, "assignment"), b"", retain=True)
+            self._control.publish(self._topics.model(self._options.model_name), b"", retain=True)
+            self._publish(self._topics.orchestrator_state(), OrchestratorState("offline", self._session), retain=True)
+        except BrokerError as error:
+            log.warning("could not say goodbye: %s", error)
+        self._control.close()
+        self._data.close()
+
+    def _event(self, message: Message | Connected) -> machine.Event | None:
+        """The machine's event for a message; None for what was answered here or is not of the protocol."""
+        if isinstance(message, Connected):
+            self._publish_phase()
+            return None
+        try:
+            return self._parsed(message)
+        except ProtocolError as error:
+            self.state.dropped += 1
+            log.warning("dropped a message on %s: %s", message.topic, error)
+            return None
+
+    def _parsed(self, message: Message) -> machine.Event | None:
+        match self._topics.parse(message.topic):
+            case AgentTopic(agent=agent, kind="state") if message.payload:
+                return machine.AgentStateArrived(agent, codec.from_json(AgentState, message.payload))
+            case AgentTopic(agent=agent, kind="info") if message.payload:
+                return machine.AgentInfoArrived(agent, codec.from_json(AgentInfo, message.payload))
+            case AgentTopic(agent=agent, kind="profile") if message.payload:
+                return machine.ReportArrived(agent, codec.from_json(Profile, message.payload))
+            case ReportTopic(agent=agent, kind=kind) if kind in REPORTS:
+                return machine.ReportArrived(agent, codec.from_json(REPORTS[kind], message.payload))
+            case InboxTopic(sender=sender):
+                content, body = codec.unpack(INBOX, message.payload)
+                if isinstance(content, Fragment):
+                    return machine.FragmentArrived(sender, content, body)
+                if isinstance(content, ChunkRequest):
+                    self._send_chunk(sender, content)
+                    return None
+            case InferTopic() if not message.retain:
+                return self._request(message.payload)
+            case AgentTopic():
+                return None  # a retained message that was cleared
+        raise ProtocolError("not for the orchestrator")
+
+    def _request(self, payload: bytes) -> machine.Event | None:
+        request = f"{self._session[:8]}-{next(self._numbers)}"
+        try:
+            array = read_input(payload, self.network.graph, self.description)
+        except LegionError as error:
+            self._finish(machine.RequestEnded(request, self.state.epoch, 0.0, error="bad-input", reason=str(error)))
+            return None
+        self._inputs[request] = array
+        return machine.RequestArrived(request, (array,))
+
+    def _send_chunk(self, agent: str, wanted: ChunkRequest) -> None:
+        if wanted.sha256 != self._model.sha256 or not 0 <= wanted.offset < self._model.size:
+            raise ProtocolError(f"{agent} asks for a model that is not served")
+        if not 0 < wanted.size <= PIECE:
+            raise ProtocolError(f"{agent} asks for a chunk of {wanted.size} bytes")
+        body = self._content[wanted.offset : wanted.offset + wanted.size]
+        payload = codec.pack(Chunk(wanted.sha256, wanted.offset), body)
+        self._data.publish(self._topics.inbox(agent, "orchestrator"), payload)
+
+    # --- effects ---
+
+    def _carry_out(self, effect: machine.Effect) -> None:
+        match effect:
+            case machine.SendRegion(target=target, header=header, values=values):
+                whole = (0, values.shape[0], 0, values.shape[1])
+                for payload in fragments(header, values, region_of(whole)):
+                    self._data.publish(self._topics.inbox(target, "orchestrator"), payload)
+            case machine.RequestEnded():
+                self._finish(effect)
+            case machine.Assign(agent=agent, assignment=assignment):
+                self._publish(self._topics.agent(agent, "assignment"), assignment, retain=True)
+            case machine.SendCommand(agent=agent, command=command):
+                self._publish(self._topics.agent(agent, "command"), command)
+            case machine.PublishState():
+                self._publish_phase()
+
+    def _publish_phase(self) -> None:
+        phase, detail = self.state.phase, self.state.detail
+        self._publish(
+            self._topics.orchestrator_state(), OrchestratorState(phase, self._session, detail), retain=True
+        )
+        if phase == "serving":
+            tensor = self.network.graph.tensors[self.network.graph.inputs[0]]
+            agents = self.state.plan.agents if self.state.plan else ()
+            info = ModelInfo(
+                self._model.name, self._model.sha256, self._model.size, tensor.shape, tensor.dtype,
+                self.state.epoch, agents,
+            )  # fmt: skip
+            self._publish(self._topics.model(self._options.model_name), info, retain=True)
+        self._on_phase(phase, detail)
+
+    def _finish(self, ended: machine.RequestEnded) -> None:
+        graph = self.network.graph
+        result = Result(
+            request=ended.request,
+            ok=not ended.error,
+            model=self._model.name,
+            epoch=ended.epoch,
+            latency_ms=round(ended.seconds * 1e3, 3),
+            answer=classes(graph, self.description, ended.outputs) if not ended.error else (),
+            outputs=digests(graph, ended.outputs) if not ended.error else (),
+            error=ended.error,
+            reason=ended.reason,
+        )
+        self._publish(self._topics.result(self._options.model_name), result)
+        self._on_ended(EndedRequest(result, self._inputs.pop(ended.request, None), ended.outputs))
+
+    def _publish(self, topic: str, message: object, *, retain: bool = False) -> None:
+        self._control.publish(topic, codec.to_json(message), retain=retain)
+
+
+def _load(options: OrchestratorOptions) -> tuple[memoryview, ModelReference]:
+    """The file's content, memory-mapped, and how it is referred to."""
+    path = options.model_path
+    try:
+        with path.open("rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return content, ModelReference(check_model_name(options.model_name), sha256_of(path), len(content))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); give a readable .tflite file") from None
+
+

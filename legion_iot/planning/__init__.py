@@ -1,0 +1,1 @@
+"""What each device shall do. Pure: numbers in, a Plan out."""

@@ -1,0 +1,409 @@
+"""The agent: gets models, loads its part of a plan, and turns fragments that arrive into fragments that leave.
+
+Theory. An agent holds model files (by SHA-256) and at most one loaded assignment. What it is told is retained on the
+broker, so it may come at any time, twice, or before the model is there; the machine keeps the newest assignment and
+moves towards it:
+
+| state     | event                          | effects                                                | next      |
+|-----------|--------------------------------|--------------------------------------------------------|-----------|
+| any       | assignment, model held         | Unload, Load                                           | loading   |
+| any       | assignment, model missing      | AskChunk …                                             | fetching  |
+| any       | assignment without steps       | Unload, Report ready: there is nothing to load         | idle      |
+| fetching  | chunk                          | StoreChunk, AskChunk; after the last one FinishModel   | fetching  |
+| fetching  | model stored                   | Load                                                   | loading   |
+| fetching  | no chunk for CHUNK_TIMEOUT     | AskChunk again; after CHUNK_ATTEMPTS Report failed     | idle      |
+| loading   | loaded                         | Report ready                                           | ready     |
+| loading   | load failed                    | Report failed                                          | idle      |
+| ready     | fragment that completes a step | Compute                                                | ready     |
+| ready     | step done                      | Send … to others, Report timing, Compute what it fed   | ready     |
+| ready     | step failed                    | Report failed                                          | ready     |
+| any       | fragment of another epoch      | none; counted                                          | unchanged |
+
+Rows for others are sent before the agent's own next step starts, since somebody waits for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from legion_iot.errors import ProtocolError
+from legion_iot.runtime.exchange import Exchange, TensorForm
+from legion_iot.wire.messages import (
+    Assignment,
+    Chunk,
+    ChunkRequest,
+    Command,
+    Failed,
+    Fragment,
+    ModelReference,
+    Profile,
+    Ready,
+    TileTiming,
+)
+from legion_iot.wire.tensors import Array, region_of
+
+CHUNK = 256 << 10  # bytes
+CHUNKS_IN_FLIGHT = 8
+CHUNK_TIMEOUT = 5.0  # seconds
+CHUNK_ATTEMPTS = 5
+
+# --- events ---
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentArrived:
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class CommandArrived:
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentArrived:
+    sender: str
+    header: Fragment
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkArrived:
+    chunk: Chunk
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStored:
+    """The file of a model is complete and verified, or (with a reason) it is not."""
+
+    sha256: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Every sub-model of the assignment can run; `forms` are those of the tensors its steps read."""
+
+    epoch: int
+    forms: Mapping[int, TensorForm]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """Outputs by tensor, each (rows, columns, channels)."""
+
+    epoch: int
+    request: str
+    attempt: int
+    step: int
+    outputs: Mapping[int, Array]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    epoch: int
+    request: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileDone:
+    sha256: str
+    runs: tuple[float, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    AssignmentArrived | CommandArrived | FragmentArrived | ChunkArrived | ModelStored | Loaded | StepDone | StepFailed
+    | ProfileDone | Tick
+)  # fmt: skip
+
+# --- effects ---
+
+
+@dataclass(frozen=True, slots=True)
+class AskChunk:
+    request: ChunkRequest
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChunk:
+    chunk: Chunk
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class FinishModel:
+    """Verify the fetched file and take it into the store; answered by ModelStored."""
+
+    model: ModelReference
+
+
+@dataclass(frozen=True, slots=True)
+class PublishInfo:
+    """Publish what the agent is and holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Cut and load the assignment's sub-models; answered by Loaded."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Free all loaded sub-models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run a step; answered by StepDone or StepFailed."""
+
+    epoch: int
+    request: str
+    attempt: int
+    step: int
+    inputs: Mapping[int, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class RunProfile:
+    """Run the whole model for about `seconds`; answered by ProfileDone."""
+
+    model: ModelReference
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SendRegion:
+    """Send `header.region` out of `values`, which cover the region `origin` (its first row and column)."""
+
+    target: str
+    header: Fragment
+    values: Array
+    origin: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Publish a report; a Profile goes to the agent's retained profile."""
+
+    message: Ready | Failed | TileTiming | Profile
+
+
+Effect = (
+    AskChunk | StoreChunk | FinishModel | PublishInfo | Load | Unload | Compute | RunProfile | SendRegion | Report
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Fetch:
+    """A model being fetched: which chunks are under way since when, and what happens once it is there."""
+
+    model: ModelReference
+    next_offset: int = 0
+    in_flight: dict[int, float] = field(default_factory=dict)
+    attempts: int = 0
+    then: list[AssignmentArrived | CommandArrived] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class State:
+    """All an agent remembers. Only `step` changes it."""
+
+    name: str
+    models: set[str] = field(default_factory=set)
+    fetch: Fetch | None = None
+    assignment: Assignment | None = None
+    exchange: Exchange | None = None
+    dropped: int = 0
+
+
+def step(state: State, event: Event, now: float) -> list[Effect]:
+    """Take in one event at monotonic time `now` (seconds); the effects are to be carried out in order."""
+    match event:
+        case AssignmentArrived():
+            return _assignment(state, event, now)
+        case CommandArrived():
+            return _command(state, event, now)
+        case FragmentArrived():
+            return _fragment(state, event)
+        case ChunkArrived():
+            return _chunk(state, event, now)
+        case ModelStored():
+            return _model_stored(state, event, now)
+        case Loaded():
+            return _loaded(state, event)
+        case StepDone():
+            return _step_done(state, event)
+        case StepFailed():
+            if state.exchange is not None and event.epoch == state.exchange.epoch:
+                state.exchange.forget(event.request)
+            return [Report(Failed(event.epoch, event.request, event.reason))]
+        case ProfileDone():
+            if event.reason:
+                return [Report(Failed(0, "", event.reason))]
+            return [Report(Profile(event.sha256, event.runs))]
+        case Tick():
+            return _tick(state, now)
+
+
+def _assignment(state: State, event: AssignmentArrived, now: float) -> list[Effect]:
+    assignment = event.assignment
+    if state.assignment is not None and assignment == state.assignment:
+        return []  # retained messages come again after a reconnect
+    state.assignment = assignment
+    state.exchange = None
+    if not assignment.steps:
+        return [Unload(), Report(Ready(assignment.epoch))]
+    if assignment.model.sha256 in state.models:
+        return [Unload(), Load(assignment)]
+    return [Unload(), *_start_fetch(state, event, assignment.model, now)]
+
+
+def _command(state: State, event: CommandArrived, now: float) -> list[Effect]:
+    model = event.command.model
+    if model.sha256 not in state.models:
+        return _start_fetch(state, event, model, now)
+    if event.command.operation == "profile":
+        return [RunProfile(model, event.command.seconds)]
+    return [PublishInfo()]
+
+
+def _start_fetch(
+    state: State, event: AssignmentArrived | CommandArrived, model: ModelReference, now: float
+) -> list[Effect]:
+    if state.fetch is None or state.fetch.model.sha256 != model.sha256:
+        state.fetch = Fetch(model)
+    state.fetch.then.append(event)
+    return _ask(state.fetch, now)
+
+
+def _ask(fetch: Fetch, now: float) -> list[Effect]:
+    effects: list[Effect] = []
+    while len(fetch.in_flight) < CHUNKS_IN_FLIGHT and fetch.next_offset < fetch.model.size:
+        fetch.in_flight[fetch.next_offset] = now
+        effects.append(AskChunk(_chunk_request(fetch, fetch.next_offset)))
+        fetch.next_offset += CHUNK
+    return effects
+
+
+def _chunk_request(fetch: Fetch, offset: int) -> ChunkRequest:
+    return ChunkRequest(fetch.model.sha256, offset, min(CHUNK, fetch.model.size - offset))
+
+
+def _chunk(state: State, event: ChunkArrived, now: float) -> list[Effect]:
+    fetch, chunk = state.fetch, event.chunk
+    if fetch is None or chunk.sha256 != fetch.model.sha256 or chunk.offset not in fetch.in_flight:
+        state.dropped += 1
+        return []
+    if len(event.body) != _chunk_request(fetch, chunk.offset).size:
+        state.dropped += 1
+        return []
+    del fetch.in_flight[chunk.offset]
+    fetch.attempts = 0
+    effects: list[Effect] = [StoreChunk(chunk, event.body), *_ask(fetch, now)]
+    if not fetch.in_flight:
+        effects.append(FinishModel(fetch.model))
+    return effects
+
+
+def _model_stored(state: State, event: ModelStored, now: float) -> list[Effect]:
+    fetch = state.fetch
+    if fetch is None or fetch.model.sha256 != event.sha256:
+        return []
+    state.fetch = None
+    if event.reason:
+        return [Report(Failed(state.assignment.epoch if state.assignment else 0, "", event.reason))]
+    state.models.add(event.sha256)
+    effects: list[Effect] = [PublishInfo()]
+    for waiting in fetch.then:
+        if isinstance(waiting, CommandArrived):
+            if waiting.command.operation == "profile":
+                effects += _command(state, waiting, now)
+        elif waiting.assignment == state.assignment:
+            effects.append(Load(waiting.assignment))
+    return effects
+
+
+def _tick(state: State, now: float) -> list[Effect]:
+    fetch = state.fetch
+    if fetch is None:
+        return []
+    late = [offset for offset, asked in fetch.in_flight.items() if now - asked > CHUNK_TIMEOUT]
+    if not late:
+        return []
+    fetch.attempts += 1
+    if fetch.attempts > CHUNK_ATTEMPTS:
+        state.fetch = None
+        reason = f"model {fetch.model.name} cannot be fetched: the orchestrator does not answer"
+        return [Report(Failed(state.assignment.epoch if state.assignment else 0, "", reason))]
+    for offset in late:
+        fetch.in_flight[offset] = now
+    return [AskChunk(_chunk_request(fetch, offset)) for offset in late]
+
+
+def _loaded(state: State, event: Loaded) -> list[Effect]:
+    assignment = state.assignment
+    if assignment is None or event.epoch != assignment.epoch:
+        return []
+    if event.reason:
+        return [Report(Failed(event.epoch, "", event.reason))]
+    needs = {s.step: {i.tensor: region_of(i.region) for i in s.inputs} for s in assignment.steps}
+    state.exchange = Exchange(assignment.epoch, needs, assignment.receives, event.forms)
+    return [Report(Ready(event.epoch))]
+
+
+def _fragment(state: State, event: FragmentArrived) -> list[Effect]:
+    if state.exchange is None:
+        state.dropped += 1
+        return []
+    header = event.header
+    try:
+        inputs = state.exchange.put_fragment(event.sender, header, event.body)
+    except ProtocolError:
+        state.dropped += 1
+        return []
+    if inputs is None:
+        return []
+    return [Compute(header.epoch, header.request, header.attempt, header.step, inputs)]
+
+
+def _step_done(state: State, event: StepDone) -> list[Effect]:
+    assignment, exchange = state.assignment, state.exchange
+    if assignment is None or exchange is None or event.epoch != exchange.epoch:
+        return []
+    made = {o.tensor: o.region for s in assignment.steps if s.step == event.step for o in s.outputs}
+    sends: list[Effect] = []
+    computes: list[Effect] = []
+    bytes_sent = 0
+    for part in assignment.sends:
+        if part.tensor not in made:
+            continue
+        values, origin = event.outputs[part.tensor], made[part.tensor]
+        if part.peer == state.name:
+            region, whole = region_of(part.region), region_of(origin)
+            top, left = region.rows.start - whole.rows.start, region.columns.start - whole.columns.start
+            kept = values[top : top + len(region.rows), left : left + len(region.columns)]
+            inputs = exchange.put(event.request, part.step, part.tensor, region, kept)
+            if inputs is not None:
+                computes.append(Compute(event.epoch, event.request, event.attempt, part.step, inputs))
+            continue
+        header = Fragment(
+            event.request, event.attempt, event.epoch, part.step, part.tensor, part.region,
+            values.shape[2], str(values.dtype),
+        )  # fmt: skip
+        bytes_sent += region_of(part.region).area * values.shape[2] * values.itemsize
+        sends.append(SendRegion(part.peer, header, values, origin))
+    timing = TileTiming(event.epoch, event.request, event.step, event.seconds, bytes_sent)
+    return [*sends, Report(timing), *computes]

@@ -1,0 +1,97 @@
+"""What one participant waits for: regions of feature maps, per request and step, until a step has all its inputs.
+
+Agents and the orchestrator both take part in the exchange: an agent waits for its tiles' inputs, the orchestrator for
+the network's outputs. Everything that arrives is checked against what the plan says this sender sends.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from legion_iot.errors import ProtocolError
+from legion_iot.model.geometry import Region
+from legion_iot.wire.messages import Fragment, PeerRegion
+from legion_iot.wire.tensors import Array, Assembly, read_fragment, region_of
+
+MAX_REQUESTS = 16  # with unfinished regions; the oldest is dropped, since its sender has given it up
+REMEMBERED = 256  # ended requests whose late fragments are still recognised
+
+
+@dataclass(frozen=True, slots=True)
+class TensorForm:
+    """What every region of a tensor has in common."""
+
+    channels: int
+    dtype: str
+
+
+class Exchange:
+    """The regions one participant collects in one epoch.
+
+    `needs` maps step → tensor → region; `receives` says which part comes from whom; `forms` gives each tensor's form.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        needs: Mapping[int, Mapping[int, Region]],
+        receives: Sequence[PeerRegion],
+        forms: Mapping[int, TensorForm],
+    ) -> None:
+        self.epoch = epoch
+        self._needs = needs
+        self._forms = forms
+        self._expected: dict[tuple[str, int, int], list[Region]] = {}
+        for part in receives:
+            self._expected.setdefault((part.peer, part.step, part.tensor), []).append(region_of(part.region))
+        self._requests: OrderedDict[str, dict[int, dict[int, Assembly]]] = OrderedDict()
+        self._ended: deque[str] = deque(maxlen=REMEMBERED)
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def put_fragment(self, sender: str, header: Fragment, body: memoryview) -> dict[int, Array] | None:
+        """Take in a fragment; the step's inputs by tensor when this made them complete, else None.
+
+        Raises ProtocolError where the fragment is of another epoch, or not what this sender is to send.
+        """
+        if header.epoch != self.epoch:
+            raise ProtocolError(f"fragment of epoch {header.epoch} in epoch {self.epoch}")
+        region = region_of(header.region)
+        expected = self._expected.get((sender, header.step, header.tensor), ())
+        if not any(region in whole for whole in expected):
+            raise ProtocolError(f"{sender} is not to send {header.region} of tensor {header.tensor}")
+        return self.put(header.request, header.step, header.tensor, region, read_fragment(header, body))
+
+    def put(self, request: str, step: int, tensor: int, region: Region, values: Array) -> dict[int, Array] | None:
+        """Take in a region of this participant's own, or one that has been checked; answers like `put_fragment`."""
+        if request in self._ended:
+            return None
+        steps = self._requests.get(request)
+        if steps is None:
+            steps = self._requests[request] = self._assemblies()
+            if len(self._requests) > MAX_REQUESTS:
+                self.forget(next(iter(self._requests)))
+        parts = steps.get(step)
+        if parts is None:
+            return None  # the step has had its inputs already: a late duplicate
+        parts[tensor].put(region, values)
+        if any(part.missing for part in parts.values()):
+            return None
+        del steps[step]
+        if not steps:
+            self.forget(request)
+        return {index: part.values for index, part in parts.items()}
+
+    def forget(self, request: str) -> None:
+        """Free what a request holds, and ignore whatever still comes for it."""
+        self._requests.pop(request, None)
+        self._ended.append(request)
+
+    def _assemblies(self) -> dict[int, dict[int, Assembly]]:
+        return {
+            step: {t: Assembly(region, self._forms[t].channels, self._forms[t].dtype) for t, region in needed.items()}
+            for step, needed in self._needs.items()
+        }

@@ -1,0 +1,217 @@
+"""Every message, as a frozen dataclass. `codec` writes and reads them; `docs/protocol.md` lists topics and senders.
+
+Regions are (first row, end row, first column, end column), half open. Tensors and units are named by their index in
+the model, which all participants hold under the same SHA-256.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RegionBounds = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """Retained on `agents/<agent>/state`; `session` tells a late will of an old session from a newer one."""
+
+    state: str  # "online" or "offline"
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """Retained on `agents/<agent>/info`: what the device is, and the models (SHA-256) it holds."""
+
+    board: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    runtime: str
+    runtime_version: str
+    kernel_path: str
+    version: str
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """A model file by content."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """On `agents/<agent>/command`: `fetch` the model, or `profile` it by running it whole within `seconds`."""
+
+    operation: str
+    model: ModelReference
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Retained on `agents/<agent>/profile`: seconds of each whole run of the model, in the order they were run."""
+
+    sha256: str
+    runs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRegion:
+    """A region of a tensor that a step needs or makes."""
+
+    tensor: int
+    region: RegionBounds
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRegion:
+    """A region of a tensor that goes to `peer`, or comes from it, for the receiver's `step`."""
+
+    step: int
+    tensor: int
+    region: RegionBounds
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedStep:
+    """One step of one agent; `units` are its block's first and last unit, None for the tail."""
+
+    step: int
+    units: tuple[int, int] | None
+    inputs: tuple[TensorRegion, ...]
+    outputs: tuple[TensorRegion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Retained on `agents/<agent>/assignment`: the agent's part of a plan. Without steps it is out of the plan."""
+
+    epoch: int
+    model: ModelReference
+    steps: tuple[AssignedStep, ...]
+    receives: tuple[PeerRegion, ...]
+    sends: tuple[PeerRegion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """On `report/ready`: every sub-model of the epoch is loaded."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """On `report/failed`: the agent cannot do what was asked; `request` is empty where no request is concerned."""
+
+    epoch: int
+    request: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TileTiming:
+    """On `report/timing`, for each step of each request: seconds computed, and bytes sent to other participants."""
+
+    epoch: int
+    request: str
+    step: int
+    seconds: float
+    bytes_sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Header of a region of a feature map; the body is the region's elements, row by row, channels last.
+
+    A fragment is at most 256 KB, so a large region travels as several, each a region of its own. Any order will do,
+    and one that comes twice changes nothing.
+    """
+
+    request: str
+    attempt: int
+    epoch: int
+    step: int
+    tensor: int
+    region: RegionBounds
+    channels: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRequest:
+    """To `orchestrator/inbox/<agent>`: the bytes of a model from `offset` on."""
+
+    sha256: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Header of a part of a model file; the body are its bytes."""
+
+    sha256: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Retained on `models/<model>`: what the group serves, and how."""
+
+    name: str
+    sha256: str
+    size: int
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    epoch: int
+    agents: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestratorState:
+    """Retained on `orchestrator/state`: `gathering`, `profiling`, `assigning`, `serving` or `offline`."""
+
+    state: str
+    session: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One class of an answer."""
+
+    index: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDigest:
+    """One output tensor of a result: its shape, dtype, and the SHA-256 of its bytes, for comparison to the bit."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """On `infer/<model>/result`: the one end of a request, as an answer or as an error with its reason."""
+
+    request: str
+    ok: bool
+    model: str
+    epoch: int
+    latency_ms: float
+    answer: tuple[Answer, ...] = ()
+    outputs: tuple[OutputDigest, ...] = ()
+    error: str = ""
+    reason: str = ""

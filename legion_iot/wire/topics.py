@@ -1,0 +1,129 @@
+"""Every topic, built and parsed in one place (docs/protocol.md).
+
+Names of agents and requests match `[a-z0-9][a-z0-9-]{0,31}`, those of models also hold `.` and `_`; anything else is
+refused at parse, so that a name can never smuggle a level or a wildcard into a topic.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from legion_iot.errors import ProtocolError, UsageError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+_BASE = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+
+AGENT_KINDS = ("state", "info", "metrics", "profile", "assignment", "command")
+
+
+def check_agent_name(name: str) -> str:
+    """The name, when an agent may have it; raises UsageError."""
+    if not _NAME.fullmatch(name) or name == "orchestrator":
+        raise UsageError(
+            f"{name!r} cannot be an agent's name; use up to 32 of a–z, 0–9 and '-', not 'orchestrator' (--name)"
+        )
+    return name
+
+
+def check_model_name(name: str) -> str:
+    """The name, when a model may have it; raises UsageError."""
+    if not _MODEL.fullmatch(name):
+        raise UsageError(f"{name!r} cannot be a model's name; use up to 32 of a–z, 0–9, '.', '_' and '-'")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTopic:
+    """`agents/<agent>/<kind>`."""
+
+    agent: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTopic:
+    """`agents/<agent>/report/<kind>`."""
+
+    agent: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class InboxTopic:
+    """`agents/<owner>/inbox/<sender>` or `orchestrator/inbox/<sender>`."""
+
+    owner: str
+    sender: str
+
+
+@dataclass(frozen=True, slots=True)
+class InferTopic:
+    """`infer/<model>`: an input."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTopic:
+    """`infer/<model>/result`."""
+
+    model: str
+
+
+ParsedTopic = AgentTopic | ReportTopic | InboxTopic | InferTopic | ResultTopic
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics below one base topic; several groups share a broker by having different ones."""
+
+    base: str = "legion"
+
+    def __post_init__(self) -> None:
+        if not _BASE.fullmatch(self.base):
+            raise UsageError(f"{self.base!r} cannot be a base topic; use levels of letters, digits, '_' and '-'")
+
+    def agent(self, agent: str, kind: str) -> str:
+        return f"{self.base}/agents/{agent}/{kind}"
+
+    def report(self, agent: str, kind: str) -> str:
+        return f"{self.base}/agents/{agent}/report/{kind}"
+
+    def inbox(self, owner: str, sender: str) -> str:
+        if owner == "orchestrator":
+            return f"{self.base}/orchestrator/inbox/{sender}"
+        return f"{self.base}/agents/{owner}/inbox/{sender}"
+
+    def orchestrator_state(self) -> str:
+        return f"{self.base}/orchestrator/state"
+
+    def model(self, model: str) -> str:
+        return f"{self.base}/models/{model}"
+
+    def infer(self, model: str) -> str:
+        return f"{self.base}/infer/{model}"
+
+    def result(self, model: str) -> str:
+        return f"{self.base}/infer/{model}/result"
+
+    def parse(self, topic: str) -> ParsedTopic:
+        """What a topic is; raises ProtocolError for anything that is not of this group or not well formed."""
+        prefix = f"{self.base}/"
+        if not topic.startswith(prefix):
+            raise ProtocolError(f"topic {topic!r} is not below {self.base!r}")
+        match topic[len(prefix) :].split("/"):
+            case ["agents", agent, kind] if _NAME.fullmatch(agent) and kind in AGENT_KINDS:
+                return AgentTopic(agent, kind)
+            case ["agents", agent, "report", kind] if _NAME.fullmatch(agent) and _NAME.fullmatch(kind):
+                return ReportTopic(agent, kind)
+            case ["agents", owner, "inbox", sender] if _NAME.fullmatch(owner) and _NAME.fullmatch(sender):
+                return InboxTopic(owner, sender)
+            case ["orchestrator", "inbox", sender] if _NAME.fullmatch(sender):
+                return InboxTopic("orchestrator", sender)
+            case ["infer", model] if _MODEL.fullmatch(model):
+                return InferTopic(model)
+            case ["infer", model, "result"] if _MODEL.fullmatch(model):
+                return ResultTopic(model)
+        raise ProtocolError(f"topic {topic!r} is none of this protocol")
