@@ -8,8 +8,8 @@ Promises, held by `tests/transport/test_contract.py` for every implementation:
 - QoS 1 messages survive a lost link (at least once); QoS 0 messages published without a link are dropped.
 - After `close` or `abort` has begun, nothing more is emitted, not even `Disconnected`.
 
-Not promised: exactly once, order across a lost link, order between two topics, QoS 2, a single copy where two filters of
-one connection match (Mosquitto sends two).
+Not promised: exactly once, order across a lost link, order between two topics, QoS 2, a single copy where two filters
+of one connection match (Mosquitto sends two).
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """A connection over paho-mqtt: the only module that imports it.
 
 MQTT 5, because only version 5 says three things we act upon: that another client took our id over (with 3.1.1 the two
-would push each other out for ever), that a publish was denied, and where an answer is wanted. Mosquitto and the
-embedded broker both speak it; paho sends no properties unless asked, so it costs nothing per message.
+push each other out for ever), that a publish was denied, and where an answer is wanted. Mosquitto and the embedded
+broker both speak it; paho sends no properties unless asked, so it costs nothing per message. Mosquitto 2.0.11 closes a
+link that was taken over without saying so: then all we see is a link that ends soon after each connection, and each
+time we wait twice as long before the next one.
 
 What paho leaves open is settled here (each one measured, see docs/embedded-broker.md and the design findings):
 Nagle's wait, an outgoing queue without a limit for QoS 0, a resend after a reconnect that exceeds the window, and
@@ -54,6 +56,9 @@ logger = logging.getLogger(__name__)
 
 # paho waits this long before the first attempt to reconnect and doubles it up to the second number; whole seconds.
 RECONNECT_SECONDS = (1, 8)
+# A link that ends so soon after the broker accepted us is a sign of trouble there; and the longest wait then.
+FLAP_SECONDS = 5.0
+FLAP_WAIT_SECONDS = 32
 # One attempt to reach the broker, at most; paho cannot change it between the first attempt and the later ones.
 CONNECT_SECONDS = 5.0
 # What a PUBLISH packet needs beside topic and payload, at most: header, packet number, property lengths.
@@ -95,6 +100,8 @@ class PahoConnection:
         self._ended: str | None = "the connection is not open"
         self._refused: str | None = None
         self._network_thread = 0
+        self._linked_at = 0.0
+        self._flaps = 0
 
     # -- what the owner calls ------------------------------------------------------------------------------------
 
@@ -107,6 +114,7 @@ class PahoConnection:
                 raise BrokerError(f"{self._where} is connected already; close it before opening it again")
             self._client, self._ended, self._refused = client, None, None
             self._outbox = Outbox(self._limits)
+            self._linked_at = 0.0
         try:
             with readable_errors(self._address):
                 client.connect(self._address.host, self._address.port, self._keep_alive, clean_start=True)
@@ -245,11 +253,14 @@ class PahoConnection:
         """Cut what is left of the link and wait for paho's thread, which may sit in a blocking connect of its own."""
         with self._changed:
             self._ended = ended
+        # Told to stop first and cut then: the other way round, paho may have begun its wait for the next attempt.
+        stopper = threading.Thread(target=client.loop_stop, name=f"{self._client_id}-stop", daemon=True)
+        stopper.start()
         if (sock := client.socket()) is not None:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(cast(socket.socket, sock), socket.SHUT_RDWR)
-        stopper = threading.Thread(target=client.loop_stop, name=f"{self._client_id}-stop", daemon=True)
-        stopper.start()
+        # After the cut, so that it reaches paho only.
+        client.disconnect()
         if timeout > 0:
             stopper.join(timeout)
         with self._changed:
@@ -269,6 +280,9 @@ class PahoConnection:
             with self._changed:
                 self._refused = _explain(reason)
                 self._changed.notify_all()
+                first = self._linked_at == 0.0
+            if first:  # open() reports it; a broker that knew us already is asked again.
+                client.disconnect()
             return
         with self._changed:
             if self._ended is not None:
@@ -276,7 +290,7 @@ class PahoConnection:
             else:
                 ended = False
                 self._network_thread = threading.get_ident()
-                self._linked = True
+                self._linked, self._linked_at = True, time.monotonic()
                 self._answers.clear()
                 self._unawaited.clear()
                 self._largest_packet = getattr(properties, "MaximumPacketSize", None)
@@ -322,6 +336,8 @@ class PahoConnection:
         taken_over = flags.is_disconnect_packet_from_server and reason.value == SESSION_TAKEN_OVER
         with self._changed:
             tell = self._announced and self._ended is None
+            if self._linked:
+                self._flaps = self._flaps + 1 if time.monotonic() - self._linked_at < FLAP_SECONDS else 0
             self._linked = self._announced = False
             self._resubscription = None
             self._outbox.link_down()
@@ -332,6 +348,12 @@ class PahoConnection:
         if ended:
             # Keeps paho from connecting again: after a take-over that would only push the other one out.
             client.disconnect()
+        elif self._flaps > 1:
+            least = min(RECONNECT_SECONDS[0] << self._flaps - 1, FLAP_WAIT_SECONDS)
+            client.reconnect_delay_set(least, max(least, RECONNECT_SECONDS[1]))
+            logger.warning("%s cut %s off %d times; is its id used twice?", self._where, self._client_id, self._flaps)
+        else:
+            client.reconnect_delay_set(*RECONNECT_SECONDS)
         if tell:
             self._emit(Disconnected(TAKEN_OVER if taken_over else str(reason)))
 

@@ -1,0 +1,147 @@
+"""Starting and stopping brokers, and that none outlives its owner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from legion_iot_broker import mosquitto as mosquitto_module
+from legion_iot_broker.embedded import EmbeddedBroker
+from legion_iot_broker.launch import local_broker
+from legion_iot_broker.mosquitto import MosquittoProcess, find_mosquitto
+
+from legion_iot.errors import BrokerError
+from legion_iot.transport.paho import PahoConnection
+
+from .conftest import Starter, require_mosquitto
+
+PATIENCE = 20.0
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until_dead(pid: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while alive(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still alive"
+        time.sleep(0.01)
+
+
+def test_it_accepts_while_it_runs_and_not_after(start_broker: Starter) -> None:
+    with local_broker(start_broker.kind) as broker:  # type: ignore[arg-type]
+        assert broker.kind == start_broker.kind
+        assert broker.version[0].isdigit()
+        connection = PahoConnection(broker.address, "a", lambda _: None)
+        connection.open(PATIENCE)
+        connection.close()
+    with pytest.raises(BrokerError, match="nobody listens"):
+        PahoConnection(broker.address, "a", lambda _: None).open(PATIENCE)
+
+
+def test_auto_takes_mosquitto_where_it_exists() -> None:
+    with local_broker() as broker:
+        assert broker.kind == ("mosquitto" if find_mosquitto() else "embedded")
+
+
+def test_auto_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(mosquitto_module, "_PLACES", ())
+    with local_broker() as broker:
+        assert broker.kind == "embedded"
+    with pytest.raises(BrokerError, match="not installed"), local_broker("mosquitto"):
+        pass
+    with pytest.raises(BrokerError, match="not installed"):
+        MosquittoProcess()
+
+
+def test_a_port_in_use_is_named(start_broker: Starter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(BrokerError, match=str(port)),
+            local_broker(start_broker.kind, port=port),  # type: ignore[arg-type]
+        ):
+            pass
+
+
+def test_a_lost_race_for_a_port_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_mosquitto()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = mosquitto_module._free_port("127.0.0.1")
+        ports = iter([taken.getsockname()[1], free])
+        monkeypatch.setattr(mosquitto_module, "_free_port", lambda _: next(ports))
+        with MosquittoProcess() as broker:
+            assert broker.address.port == free
+
+
+def test_nothing_is_left_behind() -> None:
+    require_mosquitto()
+    broker = MosquittoProcess(users={"a": "b"})
+    broker.start()
+    pid = broker.pid
+    assert broker._directory is not None
+    directory = Path(broker._directory.name)
+    assert directory.stat().st_mode & 0o077 == 0
+    broker.stop()
+    broker.stop()
+    assert not alive(pid)
+    assert not directory.exists()
+
+
+def test_mosquitto_dies_with_a_parent_that_is_killed() -> None:
+    require_mosquitto()
+    if mosquitto_module.shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    code = (
+        "from legion_iot_broker.mosquitto import MosquittoProcess\n"
+        "import sys\n"
+        "broker = MosquittoProcess(); broker.start(); print(broker.pid, flush=True); sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    until_dead(pid)
+
+
+def test_the_embedded_broker_runs_as_a_process(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "legion_iot_broker.embedded", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        host, _, port = process.stdout.readline().removeprefix("listening on ").strip().rpartition(":")
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    missing = subprocess.run(
+        [*command, "--acl-file", str(tmp_path / "none")], capture_output=True, text=True, env=environment, check=False
+    )
+    assert missing.returncode == 3
+    assert "cannot read" in missing.stderr
+    assert len(missing.stderr.splitlines()) == 1
+
+
+def test_it_can_be_started_again() -> None:
+    broker = EmbeddedBroker()
+    port = broker.start()
+    with pytest.raises(BrokerError, match="running already"):
+        broker.start()
+    broker.stop()
+    broker.stop()
+    assert broker.start() == port
+    broker.stop()
