@@ -201,6 +201,7 @@ class EmbeddedBroker:
         except OSError:
             self._end(link, b"", with_will=True)
         except Exception:
+            self._hub.counters.defects += 1
             logger.exception("serving %s failed; this is a defect", link.conversation.name)
             self._end(link, b"", with_will=True)
 

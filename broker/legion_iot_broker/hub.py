@@ -44,6 +44,7 @@ class Counters:
     slow_clients: int = 0
     malformed: int = 0
     unretained: int = 0
+    defects: int = 0
 
 
 class Session:

@@ -171,6 +171,7 @@ def read_packet(sock: socket.socket) -> tuple[int, bytes]:
 def embedded():
     with EmbeddedBroker(limits=BrokerLimits(packet_bytes=LIMIT, queue_bytes=2 * LIMIT)) as broker:
         yield broker
+        assert broker.counters.defects == 0
 
 
 def joined(broker: EmbeddedBroker, version: int, client_id: str) -> socket.socket:
