@@ -73,7 +73,9 @@ class Executor:
 
     def _warm_up(self, sub: SubModel, step: _LoadedStep) -> None:
         """The first run of an interpreter allocates and packs; that shall not be part of a request."""
-        step.interpreter.run([np.zeros(t.shape, t.numpy_dtype) for t in (sub.graph.tensors[i] for i in sub.graph.inputs)])
+        step.interpreter.run(
+            [np.zeros(t.shape, t.numpy_dtype) for t in (sub.graph.tensors[i] for i in sub.graph.inputs)]
+        )
 
     def unload(self) -> None:
         """Free all interpreters and their files."""

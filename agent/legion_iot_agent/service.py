@@ -1,8 +1,7 @@
 """The agent's process: connections and executor around `runtime.agent`, which decides everything.
 
-Two connections: control (will, commands, reports) and data (fragments and model chunks), so that a heartbeat never
-waits behind a feature map. Their network threads only put messages into a bounded queue; one loop takes them out,
-asks the machine, and carries out its effects, computing included.
+One loop takes messages out of the connections' queue, asks the machine, and carries out its effects, computing
+included.
 """
 
 from __future__ import annotations
@@ -10,19 +9,18 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import queue
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from legion_iot import __version__
 from legion_iot.errors import AgentError, BrokerError, LegionError, ProtocolError
 from legion_iot.runtime import agent as machine
-from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message, QueueLimits, Will
-from legion_iot.transport.paho import PahoConnection
+from legion_iot.transport.connection import BrokerAddress, Connected, Message, Will
+from legion_iot.transport.paho import TAKEN_OVER
+from legion_iot.transport.pair import ConnectionPair
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -30,6 +28,7 @@ from legion_iot.wire.messages import (
     Assignment,
     Chunk,
     Command,
+    Failed,
     Fragment,
     Profile,
     Ready,
@@ -44,11 +43,6 @@ from legion_iot_agent.store import ModelStore
 log = logging.getLogger("legion-agent")
 
 TICK = 0.5  # seconds
-INBOX_LIMIT = 1024  # messages; a full inbox holds the network thread, and so the broker
-INBOX_WAIT = 60.0  # seconds until a message is dropped after all
-OPEN_TIMEOUT = 15.0
-DATA_KEEP_ALIVE = 60.0
-DATA_LIMITS = QueueLimits(messages=65536, bytes=512 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,43 +68,19 @@ class AgentService:
         self._store = ModelStore(options.state_directory / "models")
         self._executor = Executor(options.state_directory / "plan", options.threads, options.xnnpack)
         self._state = machine.State(options.name, set(self._store.held()))
-        self._messages: queue.Queue[Message | Connected | None] = queue.Queue(INBOX_LIMIT)
         self._events: deque[machine.Event] = deque()
-        self._stopped = ""
+        self._taken_over = False
         self._stopping = False
-        self._control = PahoConnection(
-            options.broker,
-            f"legion-{options.name}",
-            self._on_control,
-            Will(self._topic("state"), codec.to_json(AgentState("offline", self._session))),
-        )
-        self._data = PahoConnection(
-            options.broker, f"legion-{options.name}-data", self._on_data, keep_alive=DATA_KEEP_ALIVE, limits=DATA_LIMITS
-        )
+        will = Will(self._topic("state"), codec.to_json(AgentState("offline", self._session)))
+        self._links = ConnectionPair(options.broker, f"legion-{options.name}", will, self._on_lost)
 
     def _topic(self, kind: str) -> str:
         return self._topics.agent(self._options.name, kind)
 
-    # --- network threads ---
-
-    def _on_control(self, event: Connected | Disconnected | Message) -> None:
-        if isinstance(event, Disconnected):
-            log.warning("connection to %s lost: %s", self._options.broker, event.reason)
-            if "another client" in event.reason:
-                self._stopped = f"another agent named {self._options.name!r} connected; give each its own --name"
-                self.stop()
-            return
-        self._enqueue(event)
-
-    def _on_data(self, event: Connected | Disconnected | Message) -> None:
-        if isinstance(event, Message):
-            self._enqueue(event)
-
-    def _enqueue(self, event: Connected | Message) -> None:
-        try:
-            self._messages.put(event, timeout=INBOX_WAIT)
-        except queue.Full:
-            log.error("dropped a message: %d are waiting already", INBOX_LIMIT)
+    def _on_lost(self, reason: str) -> None:
+        if reason == TAKEN_OVER:
+            self._taken_over = True
+            self.stop()
 
     # --- the loop ---
 
@@ -119,27 +89,26 @@ class AgentService:
         self._stopping = True
 
     def run(self) -> None:
-        """Take part until `stop`; raises BrokerError where the broker cannot be reached, AgentError where taken over."""
+        """Take part until `stop`.
+
+        Raises BrokerError where the broker cannot be reached, AgentError where another agent took the name.
+        """
         name = self._options.name
         try:
-            self._data.open(OPEN_TIMEOUT)
-            self._data.subscribe([(self._topics.inbox(name, "+"), 1)])
-            self._control.open(OPEN_TIMEOUT)
-            self._control.subscribe([(self._topic("assignment"), 1), (self._topic("command"), 1)])
+            self._links.open(
+                [(self._topic("assignment"), 1), (self._topic("command"), 1)], [(self._topics.inbox(name, "+"), 1)]
+            )
             log.info("agent %s is online at %s", name, self._options.broker)
             self._loop()
         finally:
             self._close()
-        if self._stopped:
-            raise AgentError(self._stopped)
+        if self._taken_over:
+            raise AgentError(f"another agent named {name!r} connected; give each its own --name")
 
     def _loop(self) -> None:
         ticked = time.monotonic()
         while not self._stopping:
-            try:
-                self._take(self._messages.get(timeout=TICK))
-            except queue.Empty:
-                pass
+            self._take(self._links.next(TICK))
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
                 self._events.append(machine.Tick())
@@ -152,8 +121,7 @@ class AgentService:
             self._publish(self._topic("state"), AgentState("offline", self._session), retain=True)
         except BrokerError as error:
             log.warning("could not say goodbye: %s", error)
-        self._control.close()
-        self._data.close()
+        self._links.close()
         self._executor.unload()
 
     def _take(self, event: Message | Connected | None) -> None:
@@ -189,18 +157,15 @@ class AgentService:
             case machine.SendRegion(target=target, header=header, values=values, origin=origin):
                 topic = self._topics.inbox(target, self._options.name)
                 for payload in fragments(header, values, region_of(origin)):
-                    self._data.publish(topic, payload)
+                    self._links.data.publish(topic, payload)
             case machine.Compute():
                 self._compute(effect)
             case machine.Report(message=message):
                 self._report(message)
             case machine.AskChunk(request=request):
-                self._data.publish(self._topics.inbox("orchestrator", self._options.name), codec.pack(request))
-            case machine.StoreChunk(chunk=chunk, body=body):
-                self._try_store(chunk.sha256, lambda: self._store.write(chunk.sha256, chunk.offset, body))
-            case machine.FinishModel(model=model):
-                if self._try_store(model.sha256, lambda: self._store.finish(model.sha256, model.size)):
-                    self._events.append(machine.ModelStored(model.sha256))
+                self._links.data.publish(self._topics.inbox("orchestrator", self._options.name), codec.pack(request))
+            case machine.StoreChunk() | machine.FinishModel():
+                self._store_model(effect)
             case machine.PublishInfo():
                 self._publish_info()
             case machine.Load(assignment=assignment):
@@ -208,19 +173,25 @@ class AgentService:
             case machine.Unload():
                 self._executor.unload()
             case machine.RunProfile(model=model, seconds=seconds):
-                try:
-                    runs = self._executor.profile(self._store.path(model.sha256), seconds)
-                    self._events.append(machine.ProfileDone(model.sha256, runs))
-                except LegionError as error:
-                    self._events.append(machine.ProfileDone(model.sha256, (), str(error)))
+                self._profile(model.sha256, seconds)
 
-    def _try_store(self, sha256: str, action: Callable[[], None]) -> bool:
+    def _store_model(self, effect: machine.StoreChunk | machine.FinishModel) -> None:
+        sha256 = effect.chunk.sha256 if isinstance(effect, machine.StoreChunk) else effect.model.sha256
         try:
-            action()
+            if isinstance(effect, machine.StoreChunk):
+                self._store.write(sha256, effect.chunk.offset, effect.body)
+            else:
+                self._store.finish(sha256, effect.model.size)
+                self._events.append(machine.ModelStored(sha256))
         except AgentError as error:
             self._events.append(machine.ModelStored(sha256, str(error)))
-            return False
-        return True
+
+    def _profile(self, sha256: str, seconds: float) -> None:
+        try:
+            runs = self._executor.profile(self._store.path(sha256), seconds)
+            self._events.append(machine.ProfileDone(sha256, runs))
+        except LegionError as error:
+            self._events.append(machine.ProfileDone(sha256, (), str(error)))
 
     def _compute(self, work: machine.Compute) -> None:
         try:
@@ -229,9 +200,7 @@ class AgentService:
             self._events.append(machine.StepFailed(work.epoch, work.request, str(error)))
             return
         # Ahead of whatever arrived meanwhile: others wait for these rows.
-        self._events.appendleft(
-            machine.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, seconds)
-        )
+        self._events.appendleft(machine.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, seconds))
 
     def _load(self, assignment: Assignment) -> None:
         try:
@@ -240,7 +209,7 @@ class AgentService:
         except LegionError as error:
             self._events.append(machine.Loaded(assignment.epoch, {}, str(error)))
 
-    def _report(self, message: Ready | machine.Failed | TileTiming | Profile) -> None:
+    def _report(self, message: Ready | Failed | TileTiming | Profile) -> None:
         name = self._options.name
         match message:
             case Profile():
@@ -254,7 +223,7 @@ class AgentService:
                 self._publish(self._topics.report(name, "failed"), message)
 
     def _publish(self, topic: str, message: object, *, qos: int = 1, retain: bool = False) -> None:
-        self._control.publish(topic, codec.to_json(message), qos=qos, retain=retain)
+        self._links.control.publish(topic, codec.to_json(message), qos=qos, retain=retain)
 
     def _publish_info(self) -> None:
         info = AgentInfo(

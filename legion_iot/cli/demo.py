@@ -83,13 +83,23 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
         "image": report.image,
         "broker": report.broker,
         "agents": [
-            {"name": a.name, "pid": a.pid, "runtime": a.runtime, "whole_model_ms": round(a.whole_model_ms, 3), "tiles": a.tiles}
+            {
+                "name": a.name,
+                "pid": a.pid,
+                "runtime": a.runtime,
+                "whole_model_ms": round(a.whole_model_ms, 3),
+                "tiles": a.tiles,
+            }
             for a in report.agents
         ],
         "plan": {
             "planner": report.planner,
             "blocks": [
-                {"units": list(b.units), "output_shape": list(b.output_shape), "tiles": [_tile_json(t) for t in b.tiles]}
+                {
+                    "units": list(b.units),
+                    "output_shape": list(b.output_shape),
+                    "tiles": [_tile_json(t) for t in b.tiles],
+                }
                 for b in report.blocks
             ],
             "tail": None if report.tail is None else _tile_json(report.tail),
@@ -109,7 +119,12 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
 
 
 def _tile_json(tile: TileReport) -> dict[str, Any]:
-    return {"agent": tile.agent, "rows": list(tile.rows), "ms": round(tile.milliseconds, 3), "bytes_sent": tile.bytes_sent}
+    return {
+        "agent": tile.agent,
+        "rows": list(tile.rows),
+        "ms": round(tile.milliseconds, 3),
+        "bytes_sent": tile.bytes_sent,
+    }
 
 
 def _print(report: DemoReport, saved: Path | None) -> None:

@@ -30,7 +30,9 @@ def list_networks(as_json: bool = typer.Option(False, "--json", help="Print one 
         return
     table = Table(box=None, pad_edge=False)
     for title in ("NAME", "KIND", "INPUT", "GFLOP", "PARAMETERS", "DOWNLOAD", "LICENCE"):
-        table.add_column(title, justify="right" if title in ("GFLOP", "PARAMETERS", "DOWNLOAD") else "left", no_wrap=True)
+        table.add_column(
+            title, justify="right" if title in ("GFLOP", "PARAMETERS", "DOWNLOAD") else "left", no_wrap=True
+        )
     for e in entries:
         download = f"{e.download_bytes / 1e6:.1f} MB" if e.download_bytes else "—"
         size = f"{e.input_size[0]}×{e.input_size[1]}"

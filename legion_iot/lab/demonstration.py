@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from legion_iot_agent.interpreter import Interpreter
+from legion_iot_broker.launch import local_broker
 
 from legion_iot.errors import AgentError, InputError, LegionError, RequestError, UsageError
 from legion_iot.lab.processes import AgentProcess, agent_processes
@@ -33,8 +35,6 @@ from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
 from legion_iot.wire.messages import Answer, Result
 from legion_iot.wire.topics import Topics
-from legion_iot_agent.interpreter import Interpreter
-from legion_iot_broker.launch import local_broker
 
 Array = npt.NDArray[Any]
 
@@ -227,7 +227,12 @@ def _check(agents: list[AgentProcess], failure: list[LegionError]) -> None:
 
 
 def _send(
-    options: DemoOptions, address: BrokerAddress, topics: Topics, payload: bytes, group: _Group, agents: list[AgentProcess]
+    options: DemoOptions,
+    address: BrokerAddress,
+    topics: Topics,
+    payload: bytes,
+    group: _Group,
+    agents: list[AgentProcess],
 ) -> tuple[list[Result], list[EndedRequest], list[float]]:
     """Publish the picture, one request after the other, as any MQTT client would."""
     answers: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
@@ -256,9 +261,7 @@ def _send(
     return results, [group.ended.get(timeout=5.0) for _ in results], latencies
 
 
-def _await_answer(
-    answers: queue.SimpleQueue[tuple[float, bytes]], agents: list[AgentProcess]
-) -> tuple[float, bytes]:
+def _await_answer(answers: queue.SimpleQueue[tuple[float, bytes]], agents: list[AgentProcess]) -> tuple[float, bytes]:
     deadline = time.monotonic() + REQUEST_TIMEOUT
     while time.monotonic() < deadline:
         with contextlib.suppress(queue.Empty):

@@ -35,7 +35,9 @@ class AgentProcess:
 
 
 @contextlib.contextmanager
-def agent_processes(names: Sequence[str], broker: str, base_topic: str, threads: int = 1) -> Iterator[list[AgentProcess]]:
+def agent_processes(
+    names: Sequence[str], broker: str, base_topic: str, threads: int = 1
+) -> Iterator[list[AgentProcess]]:
     """Run one agent process per name inside `with`; afterwards all are gone, and so are their files.
 
     Each agent ends by itself when this process does, however it does, since its standard input then closes.

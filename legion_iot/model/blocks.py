@@ -2,9 +2,9 @@
 
 - The *trunk* is the largest set of ops that can be tiled and depend only on each other and on the network's inputs.
 - The *tail* is everything else; one device runs it whole.
-- *Constant ops* depend on no input (float16 weights behind a DEQUANTIZE); every sub-model that needs one carries a copy.
-- A *unit* is the smallest run of trunk ops worth assigning. The cut after a unit costs the bytes of its *live tensors*:
-  feature maps made before the cut and read after it.
+- *Constant ops* depend on no input (float16 weights behind a DEQUANTIZE); each sub-model that needs one has a copy.
+- A *unit* is the smallest run of trunk ops worth assigning. The cut after a unit costs the bytes of its *live
+  tensors*: feature maps made before the cut and read after it.
 
 A unit does not end inside a short branch (a residual block, an inception module): there, one tensor more is live than
 at the branch's ends, so such a cut is never the cheaper one. A skip that reaches far (an encoder-decoder network) does
@@ -21,7 +21,7 @@ from legion_iot.errors import ModelError
 from legion_iot.model.geometry import ELEMENTWISE, HEIGHT, WIDTH, NotLocalError, OpGeometry, Region, op_geometry
 from legion_iot.model.graph import Graph, Op
 
-# A branch is short when it ends within this many ops; ResNet's and MobileNet's blocks have up to 5, inception's about 8.
+# A branch is short when it ends within this many ops: ResNet's and MobileNet's have up to 5, inception's about 8.
 BRANCH_OPS = 10
 
 # These change values in place of the op before them, or prepare the op after: a cut beside them costs the same bytes.
@@ -33,7 +33,7 @@ _JOINED_TO_NEXT = frozenset({"PAD", "PADV2", "MIRROR_PAD"})
 class Unit:
     """Consecutive trunk ops; `live` are the tensors that a cut after this unit would have to move.
 
-    `reference` is the feature map the unit ends with: tile bounds are given in its rows and columns.
+    `reference` is the feature map in whose rows and columns tile bounds are given.
     """
 
     index: int
@@ -146,7 +146,7 @@ def _units(graph: Graph, geometries: dict[int, OpGeometry]) -> tuple[Unit, ...]:
     trunk = list(geometries)
     position = {op: p for p, op in enumerate(trunk)}
     consumers = graph.consumers()
-    # How far each tensor lives: the position of its last reader, or past the end where the tail or nobody here reads it.
+    # How far each tensor lives: the position of its last reader, or past the end where the tail reads it.
     last_read: dict[int, int] = {}
     for tensor in (*graph.inputs, *(t for op in trunk for t in graph.ops[op].outputs)):
         readers = consumers.get(tensor, ())
@@ -166,7 +166,7 @@ def _units(graph: Graph, geometries: dict[int, OpGeometry]) -> tuple[Unit, ...]:
             Unit(
                 index=len(units),
                 ops=tuple(current),
-                reference=newest,
+                reference=_reference(graph, current, made, newest),
                 live=tuple(made),
                 live_bytes=sum(graph.tensors[t].nbytes for t in made),
                 flops=sum(
@@ -176,6 +176,12 @@ def _units(graph: Graph, geometries: dict[int, OpGeometry]) -> tuple[Unit, ...]:
         )
         current = []
     return tuple(units)
+
+
+def _reference(graph: Graph, ops: list[int], live: list[int], newest: int) -> int:
+    """The tallest live map of those the unit makes: bounds in its rows can be kept by all smaller ones."""
+    made = [tensor for op in ops for tensor in graph.ops[op].outputs if tensor in live]
+    return max(made, key=lambda tensor: (graph.tensors[tensor].shape[HEIGHT], tensor == newest), default=newest)
 
 
 def _is_cut(graph: Graph, trunk: list[int], p: int, newest: int, live: list[int], last_read: dict[int, int]) -> bool:
@@ -204,8 +210,8 @@ def op_flops(graph: Graph, op: Op, region: Region) -> int:
         return 2 * elements * kernel[HEIGHT] * kernel[WIDTH]
     if op.kind == "TRANSPOSE_CONV":
         kernel = graph.tensors[op.inputs[1]].shape
-        strides = op.options["stride_h"] * op.options["stride_w"]
+        strides = int(op.options["stride_h"]) * int(op.options["stride_w"])
         return 2 * elements * int(np.prod(kernel[1:])) // max(1, strides)
     if op.kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
-        return elements * int(op.options["filter_height"] * op.options["filter_width"])
+        return elements * int(op.options["filter_height"]) * int(op.options["filter_width"])
     return elements

@@ -91,7 +91,7 @@ def cut_tile(network: Network, ops: Sequence[int], wanted: Mapping[int, Region])
 
 
 def cut_tail(network: Network) -> SubModel:
-    """Everything after the trunk as one sub-model, on whole tensors; it computes the outputs that the trunk does not."""
+    """Everything after the trunk as one sub-model, on whole tensors; it computes the outputs the trunk does not."""
     made = {tensor for op in network.tail for tensor in network.graph.ops[op].outputs}
     outputs = [tensor for tensor in network.graph.outputs if tensor in made]
     return _extract(network, network.tail, outputs)
@@ -212,7 +212,7 @@ class _TileBuilder:
         return self.constants[tensor]
 
     def _spread_constant(self, tensor: int, region: Region) -> int:
-        """A constant that meets a feature map element by element: where it has rows and columns, those of the region."""
+        """A constant that meets a feature map element by element: of its rows and columns, those of the region."""
         if tensor < 0:
             return -1
         model = self.graph.tensors[tensor]
@@ -307,7 +307,7 @@ class _TileBuilder:
         height = source.shape[HEIGHT] + rows.before + rows.after
         width = source.shape[WIDTH] + columns.before + columns.after
         output = self._add(dataclasses.replace(source, shape=(1, height, width, source.shape[-1])))
-        pads = self._literal(((0, 0), (rows.before, rows.after), (columns.before, columns.after), (0, 0)))
+        pads = self._literal(np.array(((0, 0), (rows.before, rows.after), (columns.before, columns.after), (0, 0))))
         if op.kind == "MAX_POOL_2D":
             dtype = source.numpy_dtype
             least = np.finfo(dtype).min if dtype.kind == "f" else np.iinfo(dtype).min

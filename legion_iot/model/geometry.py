@@ -7,9 +7,10 @@ it all. A rule answers the question "to yield the output interval [a, b), what m
 - `before`, `after`: padding to be added around it, since the window reaches past the image;
 - `result`: what the op then yields, an interval that covers [a, b) (more than asked where the op cannot do less).
 
-Windows (convolution, pooling) with kernel k, stride s, dilation d and pad p before need [s·a − p, s·(b−1) + d·(k−1) + 1 − p);
-SAME padding has p = total // 2 with total = max(0, (out − 1)·s + d·(k−1) + 1 − in), from the *whole* image's sizes
-(TFLite, `ComputePaddingHeightWidth`). All intervals are half open, all sizes in rows or columns of feature maps.
+Windows (convolution, pooling) with kernel k, stride s, dilation d and pad p before need
+[s·a − p, s·(b−1) + d·(k−1) + 1 − p); SAME padding has p = total // 2 with
+total = max(0, (out − 1)·s + d·(k−1) + 1 − in), from the *whole* image's sizes (TFLite,
+`ComputePaddingHeightWidth`). All intervals are half open, all sizes in rows or columns of feature maps.
 """
 
 from __future__ import annotations

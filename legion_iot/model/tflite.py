@@ -136,7 +136,7 @@ class _Reader:
     def __init__(self, data: Bytes) -> None:
         self.data = data
         # flatbuffers' accessors want a bytes-like object; the view shares memory with the file.
-        self.model = _schema("Model").Model.GetRootAs(memoryview(data), 0)
+        self.model = _schema("Model").Model.GetRootAs(data.data, 0)
 
     def _count(self, length: int, limit: int, what: str) -> int:
         if length > min(limit, self.data.size // 4):
@@ -269,7 +269,7 @@ def _quantization(table: Any) -> Quantization | None:
 
 
 # SparseIndexVector of the schema: the union's type is that of the table which wraps the values.
-_SPARSE_VECTORS = {
+_SPARSE_VECTORS: Mapping[int, tuple[str, np.dtype[Any]]] = {
     1: ("Int32Vector", np.dtype(np.int32)),
     2: ("Uint16Vector", np.dtype(np.uint16)),
     3: ("Uint8Vector", np.dtype(np.uint8)),

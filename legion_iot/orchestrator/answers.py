@@ -70,7 +70,7 @@ def digests(graph: Graph, outputs: Sequence[npt.NDArray[Any]]) -> tuple[OutputDi
             graph.tensors[index].name,
             tuple(values.shape),
             str(values.dtype),
-            hashlib.sha256(np.ascontiguousarray(values)).hexdigest(),
+            hashlib.sha256(np.ascontiguousarray(values).data).hexdigest(),
         )
         for index, values in zip(graph.outputs, outputs, strict=True)
     )

@@ -33,13 +33,13 @@ def read_input(payload: bytes, graph: Graph, description: ModelDescription) -> n
 
 def _read_array(payload: bytes, tensor: Tensor) -> npt.NDArray[Any]:
     try:
-        # A header may claim any size: check it against the payload before numpy allocates.
         array = np.load(io.BytesIO(payload), allow_pickle=False, max_header_size=1024)
     except (ValueError, EOFError, OSError, MemoryError) as error:
         raise InputError(f"the .npy payload cannot be read ({error})") from None
     if array.shape != tensor.shape or array.dtype != tensor.numpy_dtype:
         raise InputError(
-            f"the .npy payload is {array.dtype} {list(array.shape)}; the model takes {tensor.dtype} {list(tensor.shape)}"
+            f"the .npy payload is {array.dtype} {list(array.shape)}; "
+            f"the model takes {tensor.dtype} {list(tensor.shape)}"
         )
     return np.ascontiguousarray(array)
 
@@ -63,5 +63,5 @@ def _read_picture(payload: bytes, tensor: Tensor, description: ModelDescription)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"the picture is damaged ({error}); send it again") from None
     box = description.preprocessing.crop_box((upright.width, upright.height), (height, width))
-    resized = upright.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    resized = upright.resize((width, height), Image.Resampling.BICUBIC, box=box)
     return np.asarray(resized, dtype=np.uint8)

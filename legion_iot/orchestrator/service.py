@@ -1,7 +1,6 @@
 """The orchestrator's process: connections and files around `runtime.orchestrator`, which decides everything.
 
-Like an agent it has two connections, control and data; their network threads only put messages into a bounded queue,
-and one loop asks the machine and carries out its effects.
+One loop takes messages out of the connections' queue, asks the machine, and carries out its effects.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import itertools
 import logging
 import mmap
-import queue
 import threading
 import time
 import uuid
@@ -28,8 +26,8 @@ from legion_iot.model.description import describe
 from legion_iot.orchestrator.answers import classes, digests
 from legion_iot.orchestrator.inputs import read_input
 from legion_iot.runtime import orchestrator as machine
-from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message, QueueLimits, Will
-from legion_iot.transport.paho import PahoConnection
+from legion_iot.transport.connection import BrokerAddress, Connected, Message, Will
+from legion_iot.transport.pair import ConnectionPair
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -52,11 +50,6 @@ from legion_iot.wire.topics import AgentTopic, InboxTopic, InferTopic, ReportTop
 log = logging.getLogger("legion-orchestrator")
 
 TICK = 0.25  # seconds
-INBOX_LIMIT = 4096  # messages
-INBOX_WAIT = 60.0  # seconds
-OPEN_TIMEOUT = 15.0
-DATA_KEEP_ALIVE = 60.0
-DATA_LIMITS = QueueLimits(messages=65536, bytes=512 << 20)
 
 REPORTS: dict[str, type[Ready] | type[Failed] | type[TileTiming]] = {
     "ready": Ready,
@@ -111,36 +104,12 @@ class OrchestratorService:
         self.state = machine.State(
             self.network, self._model, options.least_agents, options.least_blocks, epoch=int(time.time())
         )
-        self._messages: queue.Queue[Message | Connected] = queue.Queue(INBOX_LIMIT)
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._numbers = itertools.count(1)
         self._stopping = threading.Event()
-        self._client = f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
-        offline = codec.to_json(OrchestratorState("offline", self._session))
-        self._control = PahoConnection(
-            options.broker, self._client, self._on_control, Will(self._topics.orchestrator_state(), offline)
-        )
-        self._data = PahoConnection(
-            options.broker, f"{self._client}-data", self._on_data, keep_alive=DATA_KEEP_ALIVE, limits=DATA_LIMITS
-        )
-
-    # --- network threads ---
-
-    def _on_control(self, event: Connected | Disconnected | Message) -> None:
-        if isinstance(event, Disconnected):
-            log.warning("connection to %s lost: %s", self._options.broker, event.reason)
-        else:
-            self._enqueue(event)
-
-    def _on_data(self, event: Connected | Disconnected | Message) -> None:
-        if isinstance(event, Message):
-            self._enqueue(event)
-
-    def _enqueue(self, event: Connected | Message) -> None:
-        try:
-            self._messages.put(event, timeout=INBOX_WAIT)
-        except queue.Full:
-            log.error("dropped a message: %d are waiting already", INBOX_LIMIT)
+        will = Will(self._topics.orchestrator_state(), codec.to_json(OrchestratorState("offline", self._session)))
+        client_id = f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
+        self._links = ConnectionPair(options.broker, client_id, will, lambda reason: None)
 
     # --- the loop ---
 
@@ -150,17 +119,13 @@ class OrchestratorService:
 
     def run(self) -> None:
         """Serve until `stop`; raises BrokerError where the broker cannot be reached."""
+        control = [
+            *((self._topics.agent("+", kind), 1) for kind in ("info", "profile", "state")),
+            (self._topics.report("+", "+"), 1),
+            (self._topics.infer(self._options.model_name), 1),
+        ]
         try:
-            self._data.open(OPEN_TIMEOUT)
-            self._data.subscribe([(self._topics.inbox("orchestrator", "+"), 1)])
-            self._control.open(OPEN_TIMEOUT)
-            self._control.subscribe(
-                [
-                    *((self._topics.agent("+", kind), 1) for kind in ("info", "profile", "state")),
-                    (self._topics.report("+", "+"), 1),
-                    (self._topics.infer(self._options.model_name), 1),
-                ]
-            )
+            self._links.open(control, [(self._topics.inbox("orchestrator", "+"), 1)])
             self._loop()
         finally:
             self._close()
@@ -168,11 +133,8 @@ class OrchestratorService:
     def _loop(self) -> None:
         ticked = time.monotonic()
         while not self._stopping.is_set():
-            event: machine.Event | None = None
-            try:
-                event = self._event(self._messages.get(timeout=TICK))
-            except queue.Empty:
-                pass
+            message = self._links.next(TICK)
+            event = self._event(message) if message is not None else None
             if event is not None:
                 self._step(event)
             if time.monotonic() - ticked >= TICK:
@@ -187,13 +149,12 @@ class OrchestratorService:
         try:
             # Nothing of ours stays behind: agents of a later run shall not find this one's assignments.
             for agent in self.state.agents:
-                self._control.publish(self._topics.agent(agent, "assignment"), b"", retain=True)
-            self._control.publish(self._topics.model(self._options.model_name), b"", retain=True)
+                self._links.control.publish(self._topics.agent(agent, "assignment"), b"", retain=True)
+            self._links.control.publish(self._topics.model(self._options.model_name), b"", retain=True)
             self._publish(self._topics.orchestrator_state(), OrchestratorState("offline", self._session), retain=True)
         except BrokerError as error:
             log.warning("could not say goodbye: %s", error)
-        self._control.close()
-        self._data.close()
+        self._links.close()
 
     def _event(self, message: Message | Connected) -> machine.Event | None:
         """The machine's event for a message; None for what was answered here or is not of the protocol."""
@@ -247,7 +208,7 @@ class OrchestratorService:
             raise ProtocolError(f"{agent} asks for a chunk of {wanted.size} bytes")
         body = self._content[wanted.offset : wanted.offset + wanted.size]
         payload = codec.pack(Chunk(wanted.sha256, wanted.offset), body)
-        self._data.publish(self._topics.inbox(agent, "orchestrator"), payload)
+        self._links.data.publish(self._topics.inbox(agent, "orchestrator"), payload)
 
     # --- effects ---
 
@@ -256,7 +217,7 @@ class OrchestratorService:
             case machine.SendRegion(target=target, header=header, values=values):
                 whole = (0, values.shape[0], 0, values.shape[1])
                 for payload in fragments(header, values, region_of(whole)):
-                    self._data.publish(self._topics.inbox(target, "orchestrator"), payload)
+                    self._links.data.publish(self._topics.inbox(target, "orchestrator"), payload)
             case machine.RequestEnded():
                 self._finish(effect)
             case machine.Assign(agent=agent, assignment=assignment):
@@ -268,9 +229,7 @@ class OrchestratorService:
 
     def _publish_phase(self) -> None:
         phase, detail = self.state.phase, self.state.detail
-        self._publish(
-            self._topics.orchestrator_state(), OrchestratorState(phase, self._session, detail), retain=True
-        )
+        self._publish(self._topics.orchestrator_state(), OrchestratorState(phase, self._session, detail), retain=True)
         if phase == "serving":
             tensor = self.network.graph.tensors[self.network.graph.inputs[0]]
             agents = self.state.plan.agents if self.state.plan else ()
@@ -298,7 +257,7 @@ class OrchestratorService:
         self._on_ended(EndedRequest(result, self._inputs.pop(ended.request, None), ended.outputs))
 
     def _publish(self, topic: str, message: object, *, retain: bool = False) -> None:
-        self._control.publish(topic, codec.to_json(message), retain=retain)
+        self._links.control.publish(topic, codec.to_json(message), retain=retain)
 
 
 def _load(options: OrchestratorOptions) -> tuple[memoryview, ModelReference]:
@@ -310,5 +269,3 @@ def _load(options: OrchestratorOptions) -> tuple[memoryview, ModelReference]:
         return content, ModelReference(check_model_name(options.model_name), sha256_of(path), len(content))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); give a readable .tflite file") from None
-
-

@@ -45,7 +45,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """All work and all transfers of a plan; transfers within one participant are included, since it keeps what it made."""
+    """All work and all transfers of a plan, those from a participant to itself included: it keeps what it made."""
 
     works: tuple[Work, ...]
     transfers: tuple[Transfer, ...]

@@ -89,7 +89,7 @@ def _from_map(cls: type[_Message], value: Any) -> _Message:
 
 
 @functools.cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
@@ -128,10 +128,11 @@ def _build_scalar(kind: Any, value: Any, place: str) -> Any:
 def _build_dataclass(cls: type[Any], value: Any, place: str) -> Any:
     if not isinstance(value, dict):
         raise ProtocolError(f"{place} is no map")
-    arguments = {}
+    key: Any = cls  # mypy does not take a class for hashable
+    arguments, hints = {}, _hints(key)
     for field in dataclasses.fields(cls):
         if field.name in value:
-            arguments[field.name] = _build(_hints(cls)[field.name], value[field.name], f"{place}.{field.name}")
+            arguments[field.name] = _build(hints[field.name], value[field.name], f"{place}.{field.name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ProtocolError(f"{place} lacks {field.name!r}")
     # Fields this version does not know are left out: a newer sender of the same schema may add some.

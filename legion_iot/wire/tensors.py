@@ -60,10 +60,10 @@ def pieces(region: Region, element_bytes: int) -> Iterator[Region]:
 
 
 def fragments(header: Fragment, held: Array, origin: Region) -> Iterator[bytes]:
-    """The messages that carry `header.region` out of `held`, an array (rows, columns, channels) that covers `origin`."""
+    """The messages that carry `header.region` out of `held`, (rows, columns, channels) of the region `origin`."""
     for piece in pieces(region_of(header.region), held.shape[2] * held.itemsize):
         part = np.ascontiguousarray(held[_within(piece, origin)])
-        yield codec.pack(dataclasses.replace(header, region=bounds(piece)), memoryview(part).cast("B"))
+        yield codec.pack(dataclasses.replace(header, region=bounds(piece)), part.data.cast("B"))
 
 
 def read_fragment(header: Fragment, body: memoryview) -> Array:

@@ -13,6 +13,7 @@ Source: the cost matrix T of Legion (ICCD 2021), with measured FLOP rates in pla
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -36,9 +37,7 @@ def balanced(network: Network, speeds: Mapping[str, float], least_blocks: int = 
         raise AgentError("no agent is online to plan for; start agents with: legion-agent --broker URL")
     tail_agent = max(speeds, key=lambda agent: speeds[agent])
     bounds = _best_bounds(network, speeds, least_blocks)
-    blocks = tuple(
-        Block(first, last, _tiles(network, last, speeds)) for first, last in zip(bounds, (b - 1 for b in bounds[1:]))
-    )
+    blocks = tuple(Block(first, end - 1, _tiles(network, end - 1, speeds)) for first, end in itertools.pairwise(bounds))
     return Plan("balanced", blocks, tail_agent)
 
 
@@ -54,7 +53,7 @@ def _best_bounds(network: Network, speeds: Mapping[str, float], least_blocks: in
     shared = [network.graph.tensors[unit.reference].shape[HEIGHT] >= len(speeds) for unit in network.units]
     wanted = min(least_blocks, sum(shared))
     cost = _cost_matrix(network, speeds)
-    # best[j][k]: least cost of the units before j with k shared blocks, where k = wanted stands for "that many or more".
+    # best[j][k]: least cost of the units before j with k shared blocks; k = wanted stands for that many or more.
     best = [[math.inf] * (wanted + 1) for _ in range(count + 1)]
     origin: list[list[tuple[int, int]]] = [[(0, 0)] * (wanted + 1) for _ in range(count + 1)]
     best[0][0] = 0.0
