@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
+
+from legion_iot.errors import BrokerError
 
 MAX_TOPIC_BYTES = 65_535
 # A filter's depth is the depth of the tree below; topics of this project have six levels.
@@ -45,6 +47,19 @@ def matches(pattern: str, topic: str) -> bool:
         if index == len(levels) or level not in ("+", levels[index]):
             return False
     return len(wanted) == len(levels)
+
+
+def check_message(topic: str, qos: int) -> None:
+    """Raise `BrokerError` unless a message may be published there at that QoS."""
+    if not is_topic_name(topic) or qos not in (0, 1):
+        raise BrokerError(f"cannot publish on {topic!r} at QoS {qos}: correct the topic, or use QoS 0 or 1")
+
+
+def check_filters(filters: Iterable[tuple[str, int]]) -> None:
+    """Raise `BrokerError` unless each filter may be subscribed to at its QoS."""
+    for pattern, qos in filters:
+        if not is_topic_filter(pattern) or qos not in (0, 1):
+            raise BrokerError(f"cannot subscribe to {pattern!r} at QoS {qos}: correct it, or use QoS 0 or 1")
 
 
 def _is_text(text: str) -> bool:

@@ -29,7 +29,7 @@ from legion_iot.transport.connection import (
     TransportEvent,
     Will,
 )
-from legion_iot.transport.matching import FilterTree, is_topic_filter, is_topic_name, matches
+from legion_iot.transport.matching import FilterTree, check_filters, check_message, matches
 
 logger = logging.getLogger(__name__)
 
@@ -240,9 +240,7 @@ class MemoryConnection:
 
     def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
         """See `Connection.subscribe`."""
-        for pattern, qos in filters:
-            if not is_topic_filter(pattern) or qos not in (0, 1):
-                raise BrokerError(f"cannot subscribe to {pattern!r} at QoS {qos}: correct it, or use QoS 0 or 1")
+        check_filters(filters)
         with self._broker.changed:
             self.filters.update(filters)
             if self.linked:
@@ -259,8 +257,7 @@ class MemoryConnection:
         correlation: bytes = b"",
     ) -> None:
         """See `Connection.publish`."""
-        if not is_topic_name(topic) or qos not in (0, 1):
-            raise BrokerError(f"cannot publish on {topic!r} at QoS {qos}: correct the topic, or use QoS 0 or 1")
+        check_message(topic, qos)
         data = bytes(payload)
         with self._broker.changed:
             if self.ended is not None:

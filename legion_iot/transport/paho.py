@@ -48,17 +48,14 @@ from legion_iot.transport.connection import (
     TransportEvent,
     Will,
 )
-from legion_iot.transport.matching import is_topic_filter, is_topic_name
+from legion_iot.transport.matching import check_filters, check_message
 from legion_iot.transport.outbox import Outbox, Outgoing
-from legion_iot.transport.sockets import acknowledge_now, readable_errors, tune
+from legion_iot.transport.sockets import Flapping, acknowledge_now, readable_errors, tune
 
 logger = logging.getLogger(__name__)
 
 # paho waits this long before the first attempt to reconnect and doubles it up to the second number; whole seconds.
 RECONNECT_SECONDS = (1, 8)
-# A link that ends so soon after the broker accepted us is a sign of trouble there; and the longest wait then.
-FLAP_SECONDS = 5.0
-FLAP_WAIT_SECONDS = 32
 # One attempt to reach the broker, at most; paho cannot change it between the first attempt and the later ones.
 CONNECT_SECONDS = 5.0
 # What a PUBLISH packet needs beside topic and payload, at most: header, packet number, property lengths.
@@ -101,7 +98,7 @@ class PahoConnection:
         self._refused: str | None = None
         self._network_thread = 0
         self._linked_at = 0.0
-        self._flaps = 0
+        self._flapping = Flapping()
 
     # -- what the owner calls ------------------------------------------------------------------------------------
 
@@ -130,9 +127,7 @@ class PahoConnection:
 
     def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
         """See `Connection.subscribe`."""
-        for pattern, qos in filters:
-            if not is_topic_filter(pattern) or qos not in (0, 1):
-                raise BrokerError(f"cannot subscribe to {pattern!r} at QoS {qos}: correct it, or use QoS 0 or 1")
+        check_filters(filters)
         with self._changed:
             self._filters.update(filters)
             client = self._client if self._linked else None
@@ -170,8 +165,7 @@ class PahoConnection:
         correlation: bytes = b"",
     ) -> None:
         """See `Connection.publish`."""
-        if not is_topic_name(topic) or qos not in (0, 1):
-            raise BrokerError(f"cannot publish on {topic!r} at QoS {qos}: correct the topic, or use QoS 0 or 1")
+        check_message(topic, qos)
         # bytes stay as they are; anything mutable is copied, since its owner may go on writing into it.
         message = Outgoing(topic, bytes(payload), qos, retain, correlation)
         with self._changed:
@@ -337,7 +331,7 @@ class PahoConnection:
         with self._changed:
             tell = self._announced and self._ended is None
             if self._linked:
-                self._flaps = self._flaps + 1 if time.monotonic() - self._linked_at < FLAP_SECONDS else 0
+                self._flapping.link_lasted(time.monotonic() - self._linked_at)
             self._linked = self._announced = False
             self._resubscription = None
             self._outbox.link_down()
@@ -348,12 +342,10 @@ class PahoConnection:
         if ended:
             # Keeps paho from connecting again: after a take-over that would only push the other one out.
             client.disconnect()
-        elif self._flaps > 1:
-            least = min(RECONNECT_SECONDS[0] << self._flaps - 1, FLAP_WAIT_SECONDS)
-            client.reconnect_delay_set(least, max(least, RECONNECT_SECONDS[1]))
-            logger.warning("%s cut %s off %d times; is its id used twice?", self._where, self._client_id, self._flaps)
         else:
-            client.reconnect_delay_set(*RECONNECT_SECONDS)
+            client.reconnect_delay_set(*self._flapping.wait_range(*RECONNECT_SECONDS))
+            if (times := self._flapping.count) > 1:
+                logger.warning("%s cut %s off %d times; is its id used twice?", self._where, self._client_id, times)
         if tell:
             self._emit(Disconnected(TAKEN_OVER if taken_over else str(reason)))
 

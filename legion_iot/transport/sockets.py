@@ -46,3 +46,26 @@ def readable_errors(address: BrokerAddress) -> Iterator[None]:
         raise BrokerError(f"{where} and we do not agree on TLS: {error.reason or error}") from error
     except (OSError, ValueError) as error:
         raise BrokerError(f"{where} cannot be reached: {error}") from error
+
+
+class Flapping:
+    """How often in a row a link ended soon after the broker had accepted us, and how long to wait because of it.
+
+    A broker that closes a taken-over link without saying so looks like this: two clients of one id push each other out.
+    """
+
+    # Sooner than this is soon; and the longest wait.
+    SOON_SECONDS = 5.0
+    LONGEST_SECONDS = 32
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def link_lasted(self, seconds: float) -> None:
+        """A link ended after that time."""
+        self.count = self.count + 1 if seconds < self.SOON_SECONDS else 0
+
+    def wait_range(self, first: int, longest: int) -> tuple[int, int]:
+        """The first and the longest wait before connecting again, whole seconds; the first one doubles each time."""
+        least = min(first << max(0, self.count - 1), self.LONGEST_SECONDS)
+        return least, max(least, longest)

@@ -13,6 +13,7 @@ from legion_iot.transport import BrokerAddress, QueueLimits
 from legion_iot.transport.memory import MemoryBroker, MemoryConnection
 from legion_iot.transport.outbox import Outbox, Outgoing
 from legion_iot.transport.paho import PahoConnection
+from legion_iot.transport.sockets import Flapping
 
 
 @pytest.mark.parametrize(
@@ -157,3 +158,14 @@ def test_a_cut_client_comes_back_when_it_is_told_to() -> None:
     assert connection.flush(1.0)
     broker.cut("a")
     assert events == ["Connected", "Disconnected", "Connected", "Disconnected", "Connected"]
+
+
+def test_waits_grow_while_links_end_at_once() -> None:
+    flapping = Flapping()
+    waits = []
+    for _ in range(8):
+        flapping.link_lasted(0.1)
+        waits.append(flapping.wait_range(1, 8))
+    assert waits == [(1, 8), (2, 8), (4, 8), (8, 8), (16, 16), (32, 32), (32, 32), (32, 32)]
+    flapping.link_lasted(60.0)
+    assert flapping.wait_range(1, 8) == (1, 8)
