@@ -18,8 +18,7 @@ from legion_iot.model import tflite
 from legion_iot.model.blocks import Network, divide
 from legion_iot.model.cut import SubModel, cut_tail, cut_tile
 from legion_iot.model.graph import Graph, Tensor
-from legion_iot.runtime.exchange import TensorForm
-from legion_iot.runtime.orchestrator import tensor_forms
+from legion_iot.runtime.exchange import TensorForm, tensor_forms
 from legion_iot.wire.messages import AssignedStep, Assignment
 from legion_iot.wire.tensors import as_map, bounds, region_of
 from legion_iot_agent.interpreter import Interpreter

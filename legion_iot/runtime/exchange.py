@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from legion_iot.errors import ProtocolError
+from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Region
 from legion_iot.wire.messages import Fragment, PeerRegion
 from legion_iot.wire.tensors import Array, Assembly, read_fragment, region_of
@@ -25,6 +26,15 @@ class TensorForm:
 
     channels: int
     dtype: str
+
+
+def tensor_forms(network: Network) -> dict[int, TensorForm]:
+    """The form of every tensor that may travel."""
+    forms = {}
+    for index, tensor in enumerate(network.graph.tensors):
+        is_map = len(tensor.shape) == 4 and tensor.shape[0] == 1
+        forms[index] = TensorForm(tensor.shape[3] if is_map else 1, tensor.dtype)
+    return forms
 
 
 class Exchange:

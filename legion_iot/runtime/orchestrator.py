@@ -29,7 +29,7 @@ from legion_iot.model.blocks import Network
 from legion_iot.planning.plan import Plan, check
 from legion_iot.planning.planners.balanced import balanced
 from legion_iot.planning.routing import ORCHESTRATOR, Routing, route
-from legion_iot.runtime.exchange import Exchange, TensorForm
+from legion_iot.runtime.exchange import Exchange, tensor_forms
 from legion_iot.wire.messages import (
     AgentInfo,
     AgentState,
@@ -426,15 +426,6 @@ def _new_epoch(state: State, members: list[str], now: float) -> list[Effect]:
         record.task, record.busy_since = "load", now
         effects.append(Assign(name, assignment_of(state.epoch, state.model, routing, name)))
     return [*_phase(state, "assigning", ", ".join(members)), *effects]
-
-
-def tensor_forms(network: Network) -> dict[int, TensorForm]:
-    """The form of every tensor that may travel."""
-    forms = {}
-    for index, tensor in enumerate(network.graph.tensors):
-        is_map = len(tensor.shape) == 4 and tensor.shape[0] == 1
-        forms[index] = TensorForm(tensor.shape[3] if is_map else 1, tensor.dtype)
-    return forms
 
 
 def assignment_of(epoch: int, model: ModelReference, routing: Routing, agent: str) -> Assignment:
