@@ -26,6 +26,7 @@ SCHEMA = 1  # version of every message; a reader refuses any other
 MAX_JSON = 4 << 20  # bytes
 MAX_HEADER = 4096  # bytes of a binary message's msgpack map
 MAX_ITEMS = 100_000  # entries of any list or map in a message
+MAX_INTEGER = 2**63 - 1
 
 _Message = TypeVar("_Message")
 
@@ -118,11 +119,21 @@ def _build(kind: Any, value: Any, place: str) -> Any:
 
 
 def _build_scalar(kind: Any, value: Any, place: str) -> Any:
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= MAX_INTEGER:
         value = float(value)
-    if kind is Any or (type(value) is kind and not (kind is float and not math.isfinite(value))):
+    if type(value) is kind and _is_sound(value):
         return value
     raise ProtocolError(f"{place} is {value!r:.40}, not of type {getattr(kind, '__name__', kind)}")
+
+
+def _is_sound(value: Any) -> bool:
+    """Whether every reader can hold the value: a finite number of 64 bits, or a text that has a UTF-8 form."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) <= MAX_INTEGER
+    # JSON can spell half a surrogate pair, which no terminal and no msgpack can take.
+    return not (isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value))
 
 
 def _build_dataclass(cls: type[Any], value: Any, place: str) -> Any:

@@ -6,7 +6,15 @@ the model, which all participants hold under the same SHA-256.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from legion_iot.errors import ProtocolError
+from legion_iot.wire.topics import check_participant_name
+
+MAX_MODEL = 16 << 30  # bytes
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 RegionBounds = tuple[int, int, int, int]
 
@@ -36,11 +44,17 @@ class AgentInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """A model file by content."""
+    """A model file by content. Raises ProtocolError for a hash that is none, since it names the file on the device."""
 
     name: str
     sha256: str
     size: int
+
+    def __post_init__(self) -> None:
+        if not _SHA256.fullmatch(self.sha256):
+            raise ProtocolError(f"{self.sha256!r:.80} is no SHA-256 of a model")
+        if not 0 < self.size <= MAX_MODEL:
+            raise ProtocolError(f"a model of {self.size} bytes is empty or above the limit of {MAX_MODEL}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +84,18 @@ class TensorRegion:
 
 @dataclass(frozen=True, slots=True)
 class PeerRegion:
-    """A region of a tensor that goes to `peer`, or comes from it, for the receiver's `step`."""
+    """A region of a tensor that goes to `peer`, or comes from it, for the receiver's `step`.
+
+    Raises ProtocolError for a peer that cannot be one, since it becomes a level of a topic.
+    """
 
     step: int
     tensor: int
     region: RegionBounds
     peer: str
+
+    def __post_init__(self) -> None:
+        check_participant_name(self.peer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,8 @@ def read_fragment(header: Fragment, body: memoryview) -> Array:
     if header.dtype not in WIRE_DTYPES:
         raise ProtocolError(f"fragment of dtype {header.dtype!r}, which is not allowed")
     dtype = NUMPY_DTYPES[header.dtype]
-    if header.channels < 1 or region.area * header.channels * dtype.itemsize != len(body) or len(body) > MAX_BODY:
+    expected = region.area * header.channels * dtype.itemsize
+    if header.channels < 1 or not 0 < expected <= MAX_BODY or expected != len(body):
         raise ProtocolError(f"fragment of {region.area}×{header.channels} {header.dtype} has {len(body)} bytes")
     return np.frombuffer(body, dtype).reshape(len(region.rows), len(region.columns), header.channels)
 
@@ -100,7 +101,8 @@ class Assembly:
 
     def put(self, region: Region, values: Array) -> None:
         """Write `values` (rows, columns, channels) to their place; raises ProtocolError where they do not fit."""
-        if region not in self.region or values.dtype != self.values.dtype or values.shape[2] != self.values.shape[2]:
+        shape = (len(region.rows), len(region.columns), self.values.shape[2])
+        if region not in self.region or values.dtype != self.values.dtype or values.shape != shape:
             raise ProtocolError(f"fragment {bounds(region)} of {values.dtype} does not belong to {bounds(self.region)}")
         place = _within(region, self.region)
         self.values[place] = values

@@ -15,12 +15,13 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _BASE = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
+ORCHESTRATOR = "orchestrator"  # a participant's name that no agent may take
 AGENT_KINDS = ("state", "info", "metrics", "profile", "assignment", "command")
 
 
 def check_agent_name(name: str) -> str:
     """The name, when an agent may have it; raises UsageError."""
-    if not _NAME.fullmatch(name) or name == "orchestrator":
+    if not _NAME.fullmatch(name) or name == ORCHESTRATOR:
         raise UsageError(
             f"{name!r} cannot be an agent's name; use up to 32 of a–z, 0–9 and '-', not 'orchestrator' (--name)"
         )
@@ -32,6 +33,17 @@ def check_model_name(name: str) -> str:
     if not _MODEL.fullmatch(name):
         raise UsageError(f"{name!r} cannot be a model's name; use up to 32 of a–z, 0–9, '.', '_' and '-'")
     return name
+
+
+def check_participant_name(name: str) -> str:
+    """The name, when it is an agent's or `orchestrator`; raises ProtocolError."""
+    if not _NAME.fullmatch(name):
+        raise ProtocolError(f"{name!r:.80} is no name of an agent")
+    return name
+
+
+def _is_agent(name: str) -> bool:
+    return name != ORCHESTRATOR and _NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +104,7 @@ class Topics:
         return f"{self.base}/agents/{agent}/report/{kind}"
 
     def inbox(self, owner: str, sender: str) -> str:
-        if owner == "orchestrator":
+        if owner == ORCHESTRATOR:
             return f"{self.base}/orchestrator/inbox/{sender}"
         return f"{self.base}/agents/{owner}/inbox/{sender}"
 
@@ -114,14 +126,14 @@ class Topics:
         if not topic.startswith(prefix):
             raise ProtocolError(f"topic {topic!r} is not below {self.base!r}")
         match topic[len(prefix) :].split("/"):
-            case ["agents", agent, kind] if _NAME.fullmatch(agent) and kind in AGENT_KINDS:
+            case ["agents", agent, kind] if _is_agent(agent) and kind in AGENT_KINDS:
                 return AgentTopic(agent, kind)
-            case ["agents", agent, "report", kind] if _NAME.fullmatch(agent) and _NAME.fullmatch(kind):
+            case ["agents", agent, "report", kind] if _is_agent(agent) and _NAME.fullmatch(kind):
                 return ReportTopic(agent, kind)
-            case ["agents", owner, "inbox", sender] if _NAME.fullmatch(owner) and _NAME.fullmatch(sender):
+            case ["agents", owner, "inbox", sender] if _is_agent(owner) and _NAME.fullmatch(sender):
                 return InboxTopic(owner, sender)
-            case ["orchestrator", "inbox", sender] if _NAME.fullmatch(sender):
-                return InboxTopic("orchestrator", sender)
+            case ["orchestrator", "inbox", sender] if _is_agent(sender):
+                return InboxTopic(ORCHESTRATOR, sender)
             case ["infer", model] if _MODEL.fullmatch(model):
                 return InferTopic(model)
             case ["infer", model, "result"] if _MODEL.fullmatch(model):
