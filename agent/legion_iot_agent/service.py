@@ -129,7 +129,7 @@ class AgentService:
         if isinstance(event, Connected):
             self._publish_info()
             self._publish(self._topic("state"), AgentState("online", self._session), retain=True)
-        elif isinstance(event, Message):
+        elif isinstance(event, Message) and event.payload:  # without: a retained message that was cleared
             try:
                 self._events.append(self._event(event))
             except ProtocolError as error:
@@ -190,7 +190,7 @@ class AgentService:
         try:
             runs = self._executor.profile(self._store.path(sha256), seconds)
             self._events.append(machine.ProfileDone(sha256, runs))
-        except LegionError as error:
+        except (LegionError, OSError) as error:
             self._events.append(machine.ProfileDone(sha256, (), str(error)))
 
     def _compute(self, work: machine.Compute) -> None:
@@ -206,7 +206,7 @@ class AgentService:
         try:
             forms = self._executor.load(self._store.path(assignment.model.sha256), assignment)
             self._events.append(machine.Loaded(assignment.epoch, forms))
-        except LegionError as error:
+        except (LegionError, OSError) as error:  # a full disk has no room for the sub-models
             self._events.append(machine.Loaded(assignment.epoch, {}, str(error)))
 
     def _report(self, message: Ready | Failed | TileTiming | Profile) -> None:

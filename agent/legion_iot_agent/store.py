@@ -14,6 +14,7 @@ from legion_iot.errors import AgentError, InputError
 from legion_iot.files import sha256_of
 
 _NAME = re.compile(r"([0-9a-f]{64})\.tflite")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ModelStore:
@@ -34,7 +35,8 @@ class ModelStore:
         return tuple(match[1] for match in names if match)
 
     def path(self, sha256: str) -> Path:
-        return self._directory / f"{sha256}.tflite"
+        """Where the model is, or would be; raises AgentError for anything but a SHA-256, which could name any file."""
+        return self._file(sha256, "tflite")
 
     def write(self, sha256: str, offset: int, body: memoryview) -> None:
         """Put a chunk of a model being fetched in its place; raises AgentError where the disk refuses."""
@@ -53,9 +55,16 @@ class ModelStore:
             if part.stat().st_size != size or sha256_of(part) != sha256:
                 part.unlink()
                 raise AgentError("the model that was fetched does not match its SHA-256; it is not used")
+            with part.open("rb") as file:
+                os.fsync(file.fileno())  # else the name may outlive a power cut, and the content not
             os.replace(part, self.path(sha256))
         except OSError as error:
             raise AgentError(f"a model cannot be stored in {self._directory} ({error.strerror})") from None
 
     def _part(self, sha256: str) -> Path:
-        return self._directory / f"{sha256}.part"
+        return self._file(sha256, "part")
+
+    def _file(self, sha256: str, suffix: str) -> Path:
+        if not _SHA256.fullmatch(sha256):
+            raise AgentError(f"{sha256!r:.80} is no SHA-256 of a model; update the older side")
+        return self._directory / f"{sha256}.{suffix}"
