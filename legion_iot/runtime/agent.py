@@ -12,6 +12,7 @@ moves towards it:
 | fetching  | chunk                          | StoreChunk, AskChunk; after the last one FinishModel   | fetching  |
 | fetching  | model stored                   | Load                                                   | loading   |
 | fetching  | no chunk for CHUNK_TIMEOUT     | AskChunk again; after CHUNK_ATTEMPTS Report failed     | idle      |
+| fetching  | another model is wanted        | AskChunk …; the assignment's own model comes after it  | fetching  |
 | loading   | loaded                         | Report ready                                           | ready     |
 | loading   | load failed                    | Report failed                                          | idle      |
 | ready     | fragment that completes a step | Compute                                                | ready     |
@@ -208,13 +209,13 @@ Effect = (
 
 @dataclass(slots=True)
 class Fetch:
-    """A model being fetched: which chunks are under way since when, and what happens once it is there."""
+    """A model being fetched: which chunks are under way since when, and the newest command that waits for it."""
 
     model: ModelReference
     next_offset: int = 0
     in_flight: dict[int, float] = field(default_factory=dict)
     attempts: int = 0
-    then: list[AssignmentArrived | CommandArrived] = field(default_factory=list)
+    command: Command | None = None
 
 
 @dataclass(slots=True)
@@ -268,24 +269,23 @@ def _assignment(state: State, event: AssignmentArrived, now: float) -> list[Effe
         return [Unload(), Report(Ready(assignment.epoch))]
     if assignment.model.sha256 in state.models:
         return [Unload(), Load(assignment)]
-    return [Unload(), *_start_fetch(state, event, assignment.model, now)]
+    return [Unload(), *_start_fetch(state, assignment.model, now)]
 
 
 def _command(state: State, event: CommandArrived, now: float) -> list[Effect]:
     model = event.command.model
     if model.sha256 not in state.models:
-        return _start_fetch(state, event, model, now)
+        return _start_fetch(state, model, now, event.command)
     if event.command.operation == "profile":
         return [RunProfile(model, event.command.seconds)]
     return [PublishInfo()]
 
 
-def _start_fetch(
-    state: State, event: AssignmentArrived | CommandArrived, model: ModelReference, now: float
-) -> list[Effect]:
+def _start_fetch(state: State, model: ModelReference, now: float, command: Command | None = None) -> list[Effect]:
+    """Fetch `model` instead of any other: the newest wish tells what the orchestrator serves."""
     if state.fetch is None or state.fetch.model.sha256 != model.sha256:
         state.fetch = Fetch(model)
-    state.fetch.then.append(event)
+    state.fetch.command = command or state.fetch.command
     return _ask(state.fetch, now)
 
 
@@ -322,18 +322,32 @@ def _model_stored(state: State, event: ModelStored, now: float) -> list[Effect]:
     fetch = state.fetch
     if fetch is None or fetch.model.sha256 != event.sha256:
         return []
-    state.fetch = None
     if event.reason:
-        return [Report(Failed(state.assignment.epoch if state.assignment else 0, "", event.reason))]
+        return _fetch_failed(state, fetch, event.reason, now)
+    state.fetch = None
     state.models.add(event.sha256)
     effects: list[Effect] = [PublishInfo()]
-    for waiting in fetch.then:
-        if isinstance(waiting, CommandArrived):
-            if waiting.command.operation == "profile":
-                effects += _command(state, waiting, now)
-        elif waiting.assignment == state.assignment:
-            effects.append(Load(waiting.assignment))
-    return effects
+    if fetch.command is not None and fetch.command.operation == "profile":
+        effects.append(RunProfile(fetch.model, fetch.command.seconds))
+    assignment = state.assignment
+    if assignment is not None and assignment.steps and assignment.model.sha256 == event.sha256:
+        return [*effects, Load(assignment)]
+    return [*effects, *_fetch_assigned(state, fetch, now)]
+
+
+def _fetch_failed(state: State, fetch: Fetch, reason: str, now: float) -> list[Effect]:
+    """Report it: under the assignment's epoch, so that a stale one harms nobody, but a command's own as epoch 0."""
+    state.fetch = None
+    epoch = state.assignment.epoch if state.assignment is not None and fetch.command is None else 0
+    return [Report(Failed(epoch, "", reason)), *_fetch_assigned(state, fetch, now)]
+
+
+def _fetch_assigned(state: State, ended: Fetch, now: float) -> list[Effect]:
+    """Go on with the model of the assignment where fetching another one, which has ended, took its place."""
+    assignment = state.assignment
+    if assignment is None or not assignment.steps or assignment.model.sha256 in state.models | {ended.model.sha256}:
+        return []
+    return _start_fetch(state, assignment.model, now)
 
 
 def _tick(state: State, now: float) -> list[Effect]:
@@ -345,9 +359,8 @@ def _tick(state: State, now: float) -> list[Effect]:
         return []
     fetch.attempts += 1
     if fetch.attempts > CHUNK_ATTEMPTS:
-        state.fetch = None
         reason = f"model {fetch.model.name} cannot be fetched: the orchestrator does not answer"
-        return [Report(Failed(state.assignment.epoch if state.assignment else 0, "", reason))]
+        return _fetch_failed(state, fetch, reason, now)
     for offset in late:
         fetch.in_flight[offset] = now
     return [AskChunk(_chunk_request(fetch, offset)) for offset in late]
@@ -359,9 +372,22 @@ def _loaded(state: State, event: Loaded) -> list[Effect]:
         return []
     if event.reason:
         return [Report(Failed(event.epoch, "", event.reason))]
-    needs = {s.step: {i.tensor: region_of(i.region) for i in s.inputs} for s in assignment.steps}
-    state.exchange = Exchange(assignment.epoch, needs, assignment.receives, event.forms)
+    try:
+        _check_sends(assignment)
+        needs = {s.step: {i.tensor: region_of(i.region) for i in s.inputs} for s in assignment.steps}
+        state.exchange = Exchange(assignment.epoch, needs, assignment.receives, event.forms)
+    except ProtocolError as error:
+        return [Report(Failed(event.epoch, "", f"the assignment contradicts itself ({error}); update the older side"))]
     return [Report(Ready(event.epoch))]
+
+
+def _check_sends(assignment: Assignment) -> None:
+    """Raises ProtocolError where a region is to be sent that no step makes."""
+    made = {(o.tensor, region_of(o.region)) for s in assignment.steps for o in s.outputs}
+    for part in assignment.sends:
+        region = region_of(part.region)
+        if not any(part.tensor == tensor and region in whole for tensor, whole in made):
+            raise ProtocolError(f"{part.region} of tensor {part.tensor} is to be sent, but not made")
 
 
 def _fragment(state: State, event: FragmentArrived) -> list[Effect]:

@@ -41,6 +41,7 @@ class Exchange:
     """The regions one participant collects in one epoch.
 
     `needs` maps step → tensor → region; `receives` says which part comes from whom; `forms` gives each tensor's form.
+    Raises ProtocolError where they contradict each other.
     """
 
     def __init__(
@@ -55,6 +56,9 @@ class Exchange:
         self._forms = forms
         self._expected: dict[tuple[str, int, int], list[Region]] = {}
         for part in receives:
+            needed = needs.get(part.step, {}).get(part.tensor)
+            if needed is None or region_of(part.region) not in needed or part.tensor not in forms:
+                raise ProtocolError(f"step {part.step} does not need {part.region} of tensor {part.tensor}")
             self._expected.setdefault((part.peer, part.step, part.tensor), []).append(region_of(part.region))
         self._requests: OrderedDict[str, dict[int, dict[int, Assembly]]] = OrderedDict()
         self._ended: deque[str] = deque(maxlen=REMEMBERED)
@@ -73,6 +77,8 @@ class Exchange:
         expected = self._expected.get((sender, header.step, header.tensor), ())
         if not any(region in whole for whole in expected):
             raise ProtocolError(f"{sender} is not to send {header.region} of tensor {header.tensor}")
+        if TensorForm(header.channels, header.dtype) != self._forms[header.tensor]:
+            raise ProtocolError(f"tensor {header.tensor} has not the form {header.channels}×{header.dtype}")
         return self.put(header.request, header.step, header.tensor, region, read_fragment(header, body))
 
     def put(self, request: str, step: int, tensor: int, region: Region, values: Array) -> dict[int, Array] | None:

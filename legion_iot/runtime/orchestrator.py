@@ -52,6 +52,7 @@ QUEUE = 32  # requests that wait; one more is answered `busy`
 REQUEST_TIMEOUT = 120.0  # seconds, from arrival to answer
 WORK_TIMEOUT = 180.0  # seconds for an agent to fetch, profile or load
 PROFILE_SECONDS = 1.0  # of whole runs on each agent
+LEAST_RUN, MOST_RUN = 1e-8, 1e5  # seconds of a whole run; others cannot be, and a quotient of theirs may be infinite
 TIMINGS = 256  # kept per tile
 
 # --- events ---
@@ -230,7 +231,9 @@ def _agent_state(state: State, event: AgentStateArrived, now: float) -> list[Eff
         return []
     if event.state.session != record.session:
         return []  # the late will of an older session
-    record.online = False
+    # What it was told meanwhile is lost, so it is told anew when it comes back, and gets a plan of its own time.
+    record.online, record.task = False, ""
+    state.planned_for -= {event.agent}
     return _leave(state, event.agent, "went offline", now)
 
 
@@ -254,16 +257,20 @@ def _report(state: State, event: ReportArrived, now: float) -> list[Effect]:
     record = state.agents.setdefault(event.agent, AgentRecord())
     match event.report:
         case Ready(epoch=epoch):
-            record.ready_epoch, record.task = epoch, ""
+            if epoch != state.epoch:
+                state.dropped += 1  # of an assignment that has been replaced; the newer one still loads
+                return []
+            record.ready_epoch = epoch
+            record.task = "" if record.task == "load" else record.task
         case Profile() as profile if profile.sha256 == state.model.sha256:
-            usable = tuple(run for run in profile.runs if run > 0)
+            usable = tuple(run for run in profile.runs if LEAST_RUN <= run <= MOST_RUN)
             if usable:
                 record.profile = Profile(profile.sha256, usable)
                 record.task = "" if record.task == "profile" else record.task
         case Failed(request=request, reason=reason) if request:
             if request in state.under_way:
                 return [_end(state, request, now, error="tile-failed", reason=f"agent {event.agent}: {reason}")]
-        case Failed(reason=reason):
+        case Failed(epoch=epoch, reason=reason) if epoch in (0, state.epoch):  # 0: a command, not an assignment
             return _exclude(state, event.agent, reason, now)
         case TileTiming() as timing if timing.epoch == state.epoch:
             state.timings.setdefault((timing.step, event.agent), deque(maxlen=TIMINGS)).append(timing)
