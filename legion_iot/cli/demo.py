@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -10,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.table import Table
 
 from legion_iot import zoo
-from legion_iot.cli.console import err, find_model, out, progress_line
+from legion_iot.cli.console import err, find_model, progress_line
+from legion_iot.cli.demo_tables import show
 from legion_iot.errors import InputError, UsageError
+from legion_iot.model import tflite
+from legion_iot.model.description import describe
 
 if TYPE_CHECKING:
-    from legion_iot.lab.demonstration import DemoReport, TileReport
+    from legion_iot.lab.report import DemoReport, TileReport
 
 DEFAULT_MODEL = "efficientnet-lite0"
 
@@ -27,7 +30,11 @@ def demo(
     agents: int = typer.Option(3, help="Agent processes to start."),
     image: Path | None = typer.Option(None, help="A JPEG or PNG picture.  [default: a portrait of Grace Hopper]"),
     requests: int = typer.Option(5, help="How often the picture is sent."),
-    broker: str = typer.Option("", help="mqtt://[user[:password]@]host[:port]  [default: a broker of its own]"),
+    broker: str = typer.Option(
+        "auto",
+        help="mqtt://[user[:password]@]host[:port], or `embedded` or `mosquitto` for a broker of its own; "
+        "auto: mosquitto where it is installed, else embedded.",
+    ),
     save: Path | None = typer.Option(None, help="Where a picture answer goes.  [default: <model>.png]"),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of tables."),
 ) -> None:
@@ -41,12 +48,15 @@ def demo(
         raise UsageError(f"--requests is {requests}; give 1 or more")
     if image is not None and not image.is_file():
         raise InputError(f"{image}: no such picture; give the path of a JPEG or PNG file (--image)")
+    if save is not None and (save.is_dir() or not os.access(save.absolute().parent, os.W_OK)):
+        raise InputError(f"{save}: cannot be written; choose another place (--save)")
     with progress_line(quiet=as_json) as progress:
         progress(f"looking for {model}", None)
         path, name = find_model(model, progress)
+        describe(tflite.open_file(path))  # what is no model is refused before a picture is fetched for it
         if image is None:
             image = zoo.demo_picture(progress)
-        # Imported here, so that a wrong flag is answered before numpy and the runtime are loaded.
+        # Imported here, so that a wrong flag is answered before the transport is loaded.
         from legion_iot.lab.demonstration import DemoOptions, run_demo  # noqa: PLC0415
 
         report = run_demo(DemoOptions(path, name, image, agents, requests, broker), lambda text: progress(text, None))
@@ -54,7 +64,9 @@ def demo(
     if as_json:
         typer.echo(json.dumps(_as_json(report, saved)))
     else:
-        _print(report, saved)
+        show(report, saved)
+        if save is not None and saved is None:
+            err.print(f"{save}: not written, since the answer of {name} is no picture", markup=False, soft_wrap=True)
     if not report.exact:
         raise typer.Exit(1)
 
@@ -107,8 +119,8 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
         "answer": [{"index": a.index, "label": a.label, "score": a.score} for a in report.answer],
         "picture": None if saved is None else str(saved),
         "exact": report.exact,
-        "max_abs_error": report.max_abs_error,
-        "max_rel_error": report.max_rel_error,
+        "max_abs_error": _finite(report.max_abs_error),
+        "max_rel_error": _finite(report.max_rel_error),
         "latency_ms": {
             "median": round(statistics.median(report.latencies_ms), 3),
             "min": round(min(report.latencies_ms), 3),
@@ -127,46 +139,6 @@ def _tile_json(tile: TileReport) -> dict[str, Any]:
     }
 
 
-def _print(report: DemoReport, saved: Path | None) -> None:
-    names = [agent.name for agent in report.agents]
-    table = Table(title=f"{report.model} on {len(names)} agents, over {report.broker}", title_justify="left")
-    table.add_column("block")
-    for name in names:
-        table.add_column(name, justify="right")
-    for number, block in enumerate(report.blocks, 1):
-        tiles = {tile.agent: tile for tile in block.tiles}
-        rows, columns, channels = block.output_shape[1:]
-        title = f"{number}: units {block.units[0]}–{block.units[1]}\n→ {rows}×{columns}×{channels}"
-        table.add_row(title, *(_cell(tiles.get(name)) for name in names), end_section=True)
-    if report.tail is not None:
-        table.add_row("tail", *(_cell(report.tail, "whole") if name == report.tail.agent else "—" for name in names))
-    out.print(table)
-    for answer in report.answer[:3]:
-        out.print(f"{answer.score:7.1%}  {answer.label}", markup=False, soft_wrap=True)
-    if saved is not None:
-        out.print(f"picture saved as {saved}", markup=False, soft_wrap=True)
-    median = statistics.median(report.latencies_ms)
-    out.print(
-        f"latency: median {median:.1f} ms of {len(report.latencies_ms)} requests "
-        f"({min(report.latencies_ms):.1f}–{max(report.latencies_ms):.1f}), published to answered\n"
-        f"whole model on one device: {report.single_device_ms:.1f} ms, computing only",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
-    if report.exact:
-        out.print("the outputs equal the whole model's, bit for bit", style="green")
-    else:
-        err.print(
-            f"the outputs differ from the whole model's: by {report.max_abs_error:g} at most "
-            f"({report.max_rel_error:.2g} of the largest value)", style="red",
-        )  # fmt: skip
-
-
-def _cell(tile: TileReport | None, what: str = "") -> str:
-    if tile is None:
-        return "—"
-    what = what or f"rows {tile.rows[0]}–{tile.rows[1] - 1}"
-    return f"{what}\n{tile.milliseconds:.1f} ms, sent {_bytes(tile.bytes_sent)}"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+def _finite(value: float) -> float | None:
+    """JSON has no infinity; null says that the two outputs cannot be compared."""
+    return value if math.isfinite(value) else None

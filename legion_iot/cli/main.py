@@ -33,6 +33,9 @@ app.add_typer(orchestrator.app, name="orchestrator")
 app.add_typer(broker.app, name="broker")
 
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def _show_version(value: bool) -> None:
     if value:
         typer.echo(f"legion {__version__}")
@@ -49,8 +52,9 @@ def _options(
 def main() -> NoReturn:
     """Run the command line; exits with the code of what happened, never with a traceback."""
     # Told to end, we end like on Ctrl-C: every `with` block stops what it started.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and `&` in scripts have it
+            signal.signal(number, _interrupt)
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -74,6 +78,9 @@ def main() -> NoReturn:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    # Once is enough: a second Ctrl-C shall not cut off the stopping of what was started.
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -64,8 +64,9 @@ def _start(name: str, broker: str, base_topic: str, threads: int, directory: Pat
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            # The address may hold a password, which other users could read among a process's arguments.
-            env={**os.environ, "LEGION_BROKER": broker},
+            # The address may hold a password, which other users could read among a process's arguments. Modules
+            # come from the installation, not from the directory the user happens to be in.
+            env={**os.environ, "LEGION_BROKER": broker, "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # Ctrl-C in the terminal is for us; we end the agents in order
         )
     return AgentProcess(name, process, log)

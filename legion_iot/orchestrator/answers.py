@@ -27,7 +27,7 @@ def classes(graph: Graph, description: ModelDescription, outputs: Sequence[npt.N
     if description.answer != "classes" or not outputs:
         return ()
     values = real_values(graph.tensors[graph.outputs[0]], outputs[0]).ravel()
-    if not np.all(np.isfinite(values)):
+    if not values.size or not np.all(np.isfinite(values)):
         return ()
     if np.any(values < 0) or abs(float(values.sum()) - 1) > _PROBABILITIES:
         shifted = np.exp(values - values.max())
@@ -39,19 +39,28 @@ def classes(graph: Graph, description: ModelDescription, outputs: Sequence[npt.N
     )
 
 
-def picture(graph: Graph, description: ModelDescription, outputs: Sequence[npt.NDArray[Any]]) -> bytes | None:
+def picture(
+    graph: Graph,
+    description: ModelDescription,
+    outputs: Sequence[npt.NDArray[Any]],
+    size: tuple[int, int] | None = None,
+) -> bytes | None:
     """The last output as a PNG, values in [0, 1] as brightness; None where the model's answer is no picture.
 
-    Networks with several maps, as edge detectors have, give their best one last.
+    Networks with several maps, as edge detectors have, give their best one last. `size` is (width, height) to resize
+    to, where the network saw a picture of other proportions than its own.
     """
     if description.answer != "image" or not outputs:
         return None
     from PIL import Image  # noqa: PLC0415 — only who writes pictures needs Pillow
 
-    values = real_values(graph.tensors[graph.outputs[-1]], outputs[-1])[0]
+    values = np.nan_to_num(real_values(graph.tensors[graph.outputs[-1]], outputs[-1])[0])
     pixels = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    drawn = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    if size is not None and size != drawn.size:
+        drawn = drawn.resize(size, Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    drawn.save(file, "PNG")
     return file.getvalue()
 
 

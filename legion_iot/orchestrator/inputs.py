@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,15 @@ import numpy.typing as npt
 from legion_iot.errors import InputError
 from legion_iot.model.description import ModelDescription
 from legion_iot.model.graph import Graph, Tensor
-from legion_iot.model.preprocessing import normalise
+from legion_iot.model.preprocessing import Box, normalise
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 MAX_PAYLOAD = 32 << 20  # bytes
 MAX_PIXELS = 64 << 20  # of a picture once decoded; above it is a decompression bomb
 NPY_MAGIC = b"\x93NUMPY"
+MAX_HEADER = 1024  # bytes, of a .npy file
 
 
 def read_input(payload: bytes, graph: Graph, description: ModelDescription) -> npt.NDArray[Any]:
@@ -31,37 +35,86 @@ def read_input(payload: bytes, graph: Graph, description: ModelDescription) -> n
     return normalise(_read_picture(payload, tensor, description), description.preprocessing, tensor)
 
 
+def seen_size(payload: bytes, graph: Graph, description: ModelDescription) -> tuple[int, int] | None:
+    """The (width, height) in the picture's own pixels of what the network sees of it; None where it is an array.
+
+    Raises InputError like `read_input`.
+    """
+    if payload.startswith(NPY_MAGIC):
+        return None
+    upright = _decode(payload)
+    left, top, right, bottom = _box(upright.size, graph.tensors[graph.inputs[0]], description)
+    return max(1, round(right - left)), max(1, round(bottom - top))
+
+
 def _read_array(payload: bytes, tensor: Tensor) -> npt.NDArray[Any]:
+    file = io.BytesIO(payload)
     try:
-        array = np.load(io.BytesIO(payload), allow_pickle=False, max_header_size=1024)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        raise InputError(f"the .npy payload cannot be read ({error})") from None
-    if array.shape != tensor.shape or array.dtype != tensor.numpy_dtype:
-        raise InputError(
-            f"the .npy payload is {array.dtype} {list(array.shape)}; "
-            f"the model takes {tensor.dtype} {list(tensor.shape)}"
-        )
+        # The header first: what it promises would be allocated before a byte of it is read.
+        shape, dtype = _array_header(file)
+        if shape != tensor.shape or dtype != tensor.numpy_dtype:
+            raise InputError(
+                f"the .npy payload is {dtype} {list(shape)}; the model takes {tensor.dtype} {list(tensor.shape)}"
+            )
+        file.seek(0)
+        array = np.load(file, allow_pickle=False, max_header_size=MAX_HEADER)
+    except (ValueError, TypeError, EOFError, OSError, MemoryError, RecursionError) as error:
+        raise InputError(f"the .npy payload cannot be read ({error}); save the array again") from None
     return np.ascontiguousarray(array)
+
+
+def _array_header(file: io.BytesIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=MAX_HEADER)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file, max_header_size=MAX_HEADER)
+    else:
+        raise ValueError(f"format version {version[0]}.{version[1]}")
+    return shape, dtype
 
 
 def _read_picture(payload: bytes, tensor: Tensor, description: ModelDescription) -> npt.NDArray[np.uint8]:
     """The picture, cropped and resized to the input's size, as RGB bytes [H, W, 3]."""
-    # Imported late: only who decodes pictures needs Pillow.
-    from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415 — only who decodes pictures needs Pillow
 
     if len(tensor.shape) != 4:
         raise InputError(f"the model takes a tensor of shape {list(tensor.shape)}, not a picture; send a .npy array")
     height, width = tensor.shape[1], tensor.shape[2]
+    upright = _decode(payload)
+    box = _box(upright.size, tensor, description)
+    return np.asarray(upright.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.uint8)
+
+
+def _box(size: tuple[int, int], tensor: Tensor, description: ModelDescription) -> Box:
+    return description.preprocessing.crop_box(size, (tensor.shape[1], tensor.shape[2]))
+
+
+def _decode(payload: bytes) -> Picture:
+    """The picture as its camera was held, as RGB."""
+    from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415
+
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(payload), formats=("JPEG", "PNG")) as picture:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             if picture.width * picture.height > MAX_PIXELS:
-                raise InputError(f"the picture has {picture.width}×{picture.height} pixels; {MAX_PIXELS} are allowed")
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
+                raise InputError(
+                    f"the picture has {picture.width}×{picture.height} pixels, {MAX_PIXELS} are allowed; "
+                    "send a smaller one"
+                )
+            return _as_rgb(ImageOps.exif_transpose(picture))
+    except InputError:
+        raise
     except UnidentifiedImageError:
         raise InputError("the payload is no JPEG, PNG or .npy; send one of these") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"the picture is damaged ({error}); send it again") from None
-    box = description.preprocessing.crop_box((upright.width, upright.height), (height, width))
-    resized = upright.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(resized, dtype=np.uint8)
+    except Exception as error:
+        # Pillow raises what its parsers happen to raise on damaged files: OSError, SyntaxError, struct.error, …
+        raise InputError(f"the picture is damaged ({error}); send another one") from None
+
+
+def _as_rgb(picture: Picture) -> Picture:
+    from PIL import Image  # noqa: PLC0415
+
+    if picture.mode.startswith("I"):  # 16-bit gray, which `convert` would clip to white
+        return Image.fromarray((np.asarray(picture, np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,20 @@
+"""Where the `legion` script begins, and `python -m legion_iot.cli`."""
+
+from __future__ import annotations
+
+import signal
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Load the command line and run it; an interrupt meanwhile ends the process without a word."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Imported here: typer and rich take a while, and nothing has been started that would have to be stopped.
+    from legion_iot.cli.main import main as run  # noqa: PLC0415
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""How `legion demo` shows its report: the plan as a table, the answer, the times, the comparison."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from legion_iot.cli.console import err, out
+
+if TYPE_CHECKING:
+    from legion_iot.lab.report import BlockReport, DemoReport, TileReport
+
+
+def show(report: DemoReport, saved: Path | None) -> None:
+    """Print the report for people; `saved` is where a picture answer was written."""
+    count = len(report.agents)
+    over = "the embedded broker" if report.broker.startswith("embedded") else report.broker
+    out.print(f"{report.model} on {count} agent{'s' if count > 1 else ''}, over {over}", markup=False, soft_wrap=True)
+    out.print(plan_table(report, out))
+    out.print("(rows of the block's output, time computing, bytes sent)", style="dim", soft_wrap=True)
+    for answer in report.answer[:3]:
+        out.print(f"{answer.score:7.1%}  {answer.label}", markup=False, soft_wrap=True)
+    if saved is not None:
+        out.print(f"picture saved as {saved}", markup=False, soft_wrap=True)
+    median = statistics.median(report.latencies_ms)
+    out.print(
+        f"latency: median {median:.1f} ms of {len(report.latencies_ms)} requests "
+        f"({min(report.latencies_ms):.1f}–{max(report.latencies_ms):.1f}), published to answered\n"
+        f"whole model on one device: {report.single_device_ms:.1f} ms, computing only",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    if report.exact:
+        out.print("the outputs equal the whole model's, bit for bit", style="green")
+    else:
+        err.print(
+            f"the outputs differ from the whole model's: by {report.max_abs_error:g} at most "
+            f"({report.max_rel_error:.2g} of the largest value)", style="red",
+        )  # fmt: skip
+
+
+def plan_table(report: DemoReport, console: Console) -> Table:
+    """Blocks down, agents across, where that fits the console; else one row for each block and agent."""
+    table = _grid(report)
+    return table if console.measure(table).maximum <= console.width else _list(report)
+
+
+def _grid(report: DemoReport) -> Table:
+    names = [agent.name for agent in report.agents]
+    table = Table()
+    table.add_column("block", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, block in enumerate(report.blocks, 1):
+        tiles = {tile.agent: tile for tile in block.tiles}
+        cells = ("\n".join(_cells(tiles[name])) if name in tiles else "—" for name in names)
+        table.add_row(f"{number}\n{_units(block)}\n→ {_shape(block)}", *cells, end_section=True)
+    if report.tail is not None:
+        cells = ("\n".join(_cells(report.tail)) if name == report.tail.agent else "—" for name in names)
+        table.add_row("tail", *cells)
+    return table
+
+
+def _list(report: DemoReport) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("BLOCK", "OUTPUT", "AGENT"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("ROWS", "COMPUTED", "SENT"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    for number, block in enumerate(report.blocks, 1):
+        heading, shape = f"{number}: {_units(block)}", _shape(block)
+        for tile in block.tiles:
+            table.add_row(heading, shape, tile.agent, *_cells(tile))
+            heading = shape = ""
+    if report.tail is not None:
+        table.add_row("tail", "", report.tail.agent, *_cells(report.tail))
+    return table
+
+
+def _units(block: BlockReport) -> str:
+    first, last = block.units
+    return f"unit {first}" if first == last else f"units {first}–{last}"
+
+
+def _shape(block: BlockReport) -> str:
+    return "×".join(str(size) for size in block.output_shape[1:])
+
+
+def _cells(tile: TileReport) -> tuple[str, str, str]:
+    first, end = tile.rows
+    rows = "whole" if end <= first else f"row {first}" if end == first + 1 else f"rows {first}–{end - 1}"
+    return rows, f"{tile.milliseconds:.1f} ms", _bytes(tile.bytes_sent)
+
+
+def _bytes(count: int) -> str:
+    if count >= 1e6:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count} B"

@@ -1,0 +1,145 @@
+"""What a demonstration shows when it is over: the plan as it was run, the answer, and how exact it is."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from legion_iot.errors import AgentError
+from legion_iot.lab.processes import AgentProcess
+from legion_iot.orchestrator.service import OrchestratorService
+from legion_iot.wire.messages import Answer
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TileReport:
+    """One tile as it was run: medians over the requests. `rows` are those of the block's output."""
+
+    agent: str
+    rows: tuple[int, int]
+    milliseconds: float
+    bytes_sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockReport:
+    """One block of the plan; `units` are its first and last unit."""
+
+    units: tuple[int, int]
+    output_shape: tuple[int, ...]
+    tiles: tuple[TileReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReport:
+    """One agent that took part."""
+
+    name: str
+    pid: int
+    runtime: str
+    whole_model_ms: float
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DemoReport:
+    """What happened. Latencies are milliseconds from publish to answer, as the client saw them.
+
+    `exact` says that every output of every request equals the whole model's to the bit.
+    """
+
+    model: str
+    image: str
+    broker: str
+    agents: tuple[AgentReport, ...]
+    planner: str
+    blocks: tuple[BlockReport, ...]
+    tail: TileReport | None
+    answer: tuple[Answer, ...]
+    exact: bool
+    max_abs_error: float
+    max_rel_error: float
+    latencies_ms: tuple[float, ...]
+    single_device_ms: float
+    picture: bytes | None
+
+
+def compare(runs: list[tuple[Array, ...]], reference: list[Array]) -> tuple[bool, float, float]:
+    """Whether all outputs of all runs equal the reference to the bit; the largest absolute and relative difference.
+
+    The relative difference is to the largest magnitude of the output it stands in.
+    """
+    exact, worst_abs, worst_rel = True, 0.0, 0.0
+    for outputs in runs:
+        for output, expected in zip(outputs, reference, strict=True):
+            if output.shape == expected.shape and output.tobytes() == expected.tobytes():
+                continue
+            exact = False
+            difference, magnitude = _difference(output, expected)
+            worst_abs = max(worst_abs, difference)
+            worst_rel = max(worst_rel, difference / magnitude if magnitude else difference)
+    return exact, worst_abs, worst_rel
+
+
+def _difference(output: Array, expected: Array) -> tuple[float, float]:
+    """The largest difference and the largest expected magnitude; infinite where the two cannot be compared."""
+    if output.shape != expected.shape:
+        return float("inf"), 1.0
+    one, other = output.astype(np.float64), expected.astype(np.float64)
+    if not np.array_equal(np.isfinite(one), np.isfinite(other)):
+        return float("inf"), 1.0
+    finite = np.isfinite(one)
+    return float(np.max(np.abs(one - other), initial=0.0, where=finite)), float(
+        np.max(np.abs(other), initial=0.0, where=finite)
+    )
+
+
+def plan_report(service: OrchestratorService) -> tuple[tuple[BlockReport, ...], TileReport | None]:
+    state, graph = service.state, service.network.graph
+    if state.plan is None:
+        raise AgentError("an agent left the group after the last request; run the demo again")
+    blocks = []
+    for step, block in enumerate(state.plan.blocks):
+        tiles = tuple(
+            _tile_report(service, step, tile.agent, (tile.region.rows.start, tile.region.rows.stop))
+            for tile in block.tiles
+        )
+        shape = graph.tensors[service.network.units[block.last].reference].shape
+        blocks.append(BlockReport((block.first, block.last), shape, tiles))
+    tail = None
+    if service.network.tail:
+        tail = _tile_report(service, len(state.plan.blocks), state.plan.tail_agent, (0, 0))
+    return tuple(blocks), tail
+
+
+def _tile_report(service: OrchestratorService, step: int, agent: str, rows: tuple[int, int]) -> TileReport:
+    timings = service.state.timings.get((step, agent), ())
+    return TileReport(
+        agent,
+        rows,
+        statistics.median(t.seconds for t in timings) * 1e3 if timings else 0.0,
+        int(statistics.median(t.bytes_sent for t in timings)) if timings else 0,
+    )
+
+
+def agent_report(agent: AgentProcess, service: OrchestratorService) -> AgentReport:
+    record = service.state.agents[agent.name]
+    assert record.info is not None
+    assert record.profile is not None
+    info = record.info
+    tiles = sum(tile.agent == agent.name for block in service.state.plan.blocks for tile in block.tiles) if (
+        service.state.plan
+    ) else 0  # fmt: skip
+    return AgentReport(
+        agent.name,
+        agent.process.pid,
+        f"{info.runtime} {info.runtime_version} ({info.kernel_path})",
+        statistics.median(record.profile.runs) * 1e3,
+        tiles,
+    )
