@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,26 @@ class Interpreter:
             return [self._interpreter.get_tensor(index) for index in self._outputs]
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"the TFLite runtime cannot run the model ({_first_line(error)})") from None
+
+
+def allocated_shapes(path: Path, input_shapes: Mapping[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+    """The shape of every tensor of a model's file, once its inputs have the given shapes (by input position).
+
+    Raises ModelError where the runtime refuses them.
+    """
+    module, _ = _module()
+    try:
+        # Delegates take tensors away; the builtin kernels keep the file's numbering.
+        interpreter = module.Interpreter(
+            model_path=str(path), experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
+        inputs = interpreter.get_input_details()
+        for position, shape in input_shapes.items():
+            interpreter.resize_tensor_input(inputs[position]["index"], list(shape))
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(f"the TFLite runtime refuses the input shape ({_first_line(error)})") from None
+    return {detail["index"]: tuple(int(n) for n in detail["shape"]) for detail in interpreter.get_tensor_details()}
 
 
 def _first_line(error: Exception) -> str:

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from legion_iot.errors import ModelError
-from legion_iot.model.geometry import ELEMENTWISE, HEIGHT, WIDTH, NotLocalError, OpGeometry, Region, op_geometry
+from legion_iot.model.geometry import CHANNELWISE, HEIGHT, UNARY, WIDTH, NotLocalError, OpGeometry, Region, op_geometry
 from legion_iot.model.graph import Graph, Op
 
 # A branch is short when it ends within this many ops: ResNet's and MobileNet's have up to 5, inception's about 8.
 BRANCH_OPS = 10
 
 # These change values in place of the op before them, or prepare the op after: a cut beside them costs the same bytes.
-_JOINED_TO_PREVIOUS = ELEMENTWISE - {"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"}
+_JOINED_TO_PREVIOUS = UNARY | CHANNELWISE
 _JOINED_TO_NEXT = frozenset({"PAD", "PADV2", "MIRROR_PAD"})
 
 
@@ -92,6 +92,8 @@ def divide(graph: Graph) -> Network:
     geometries, tail, ended_by = _trunk(graph, constants, constant_ops)
     made = set(graph.inputs) | constants | {t for op in graph.ops for t in op.outputs}
     for index in graph.outputs:
+        if index in constants:
+            raise ModelError(f"output {graph.tensors[index].name!r} is a constant; export the network without it")
         if index not in made:
             raise ModelError(f"output {graph.tensors[index].name!r} is never computed; export the network again")
     return Network(

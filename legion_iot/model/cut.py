@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from legion_iot.errors import ModelError
 from legion_iot.model.blocks import Network, op_flops
-from legion_iot.model.geometry import HEIGHT, SAME, WIDTH, CountingWindow, Interval, Need, Region
+from legion_iot.model.geometry import BINARY, HEIGHT, SAME, WIDTH, CountingWindow, Interval, Need, Region, slice_bounds
 from legion_iot.model.graph import Graph, Op, Tensor
 
 VALID = 1  # Padding of the TFLite schema
@@ -290,7 +290,11 @@ class _TileBuilder:
             pads[HEIGHT], pads[WIDTH] = (rows.before, rows.after), (columns.before, columns.after)
             inputs[1] = self._literal(pads)
         elif op.kind in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"):
+            if any((rows.before, rows.after, columns.before, columns.after)):
+                inputs[0] = self._padded(op, inputs[0], rows, columns)
             inputs[1] = self._literal(size)
+        elif op.kind in ("SLICE", "STRIDED_SLICE"):
+            op = self._localised_slice(op, inputs)
         elif op.kind == "TRANSPOSE_CONV":
             channels = self.graph.tensors[op.outputs[0]].shape[-1]
             inputs[0] = self._literal((1, *size, channels))
@@ -300,6 +304,18 @@ class _TileBuilder:
                 inputs[0] = self._padded(op, inputs[0], rows, columns)
             op = _with_options(op, padding=VALID)
         return op
+
+    def _localised_slice(self, op: Op, inputs: list[int]) -> Op:
+        """The rows and columns to keep are the tile's already; what is left are steps, and a choice of channels."""
+        begin, end, steps = slice_bounds(self.graph, op)
+        rows, columns = self.tensors[inputs[0]].shape[1:3]
+        inputs[1] = self._literal((0, 0, 0, begin[3]))
+        if op.kind == "SLICE":
+            inputs[2] = self._literal((1, rows, columns, end[3] - begin[3]))
+            return op
+        inputs[2] = self._literal((1, rows, columns, end[3]))
+        inputs[3] = self._literal(steps)
+        return _with_options(op, begin_mask=0, end_mask=0)
 
     def _padded(self, op: Op, local: int, rows: Need, columns: Need) -> int:
         """`local` with what SAME padding adds at the image's border, in the value that changes nothing."""
@@ -328,14 +344,12 @@ class _TileBuilder:
 
 
 # Constants of these ops meet the feature map element by element.
-_SPREADING = frozenset({
-    "ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "CONCATENATION",
-})  # fmt: skip
+_SPREADING = BINARY | {"PRELU", "CONCATENATION"}
 
 # (op, position) of parameters that depend on the tile's sizes.
 _REWRITTEN = frozenset({
     ("PAD", 1), ("PADV2", 1), ("MIRROR_PAD", 1), ("RESIZE_BILINEAR", 1), ("RESIZE_NEAREST_NEIGHBOR", 1),
-    ("TRANSPOSE_CONV", 0),
+    ("TRANSPOSE_CONV", 0), ("SLICE", 1), ("SLICE", 2), ("STRIDED_SLICE", 1), ("STRIDED_SLICE", 2), ("STRIDED_SLICE", 3),
 })  # fmt: skip
 
 

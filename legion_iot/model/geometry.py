@@ -191,6 +191,26 @@ class Enlargement:
 
 
 @dataclass(frozen=True, slots=True)
+class Resampling:
+    """A resize whose weights depend on the absolute position or on the whole image's size.
+
+    The runtime derives both from the sizes it is given, so the tile is run at the image's own size: the rows it does
+    not have are padding, which the asked rows never read. `corners` says that the scale is (in − 1)/(out − 1).
+    """
+
+    size: int
+    result: int
+    corners: bool
+
+    def need(self, asked: Interval) -> Need:
+        scale = (self.size - 1) / max(1, self.result - 1) if self.corners else self.size / self.result
+        # One row more on each side: half-pixel centres and interpolation reach that far, rounding included.
+        start = max(0, min(self.size - 1, int(asked.start * scale) - 1))
+        stop = min(self.size, int((asked.stop - 1) * scale) + 3)
+        return Need(Interval(start, stop), start, self.size - stop, Interval(0, self.result))
+
+
+@dataclass(frozen=True, slots=True)
 class TransposedWindow:
     """A transposed convolution: input row i adds to output rows [i·s − p, i·s − p + k)."""
 
@@ -316,10 +336,6 @@ def _elementwise(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeometry:
     return OpGeometry(maps, Pointwise(), Pointwise())
 
 
-def _softmax(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeometry:
-    return _elementwise(graph, op, constants)  # TFLite's softmax runs over the last axis, the channels
-
-
 def _concatenation(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeometry:
     if op.options["axis"] not in (CHANNELS, -1):
         raise NotLocalError(f"{op.label} joins along axis {op.options['axis']}, not along the channels")
@@ -343,20 +359,67 @@ def _padding(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeometry:
 def _enlargement(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeometry:
     _need_constants(op, (1,), constants)
     bilinear = op.kind == "RESIZE_BILINEAR"
-    half_pixel = bool(op.options["half_pixel_centers"])
+    half_pixel, corners = bool(op.options["half_pixel_centers"]), bool(op.options["align_corners"])
+    sizes, results = _sizes(graph, op.inputs[0]), _sizes(graph, op.outputs[0])
+    factors = [result // size for size, result in zip(sizes, results, strict=True)]
+    exact = not corners and all(
+        # i/factor is exact in binary for powers of two only; else weights depend on the absolute position.
+        factor * size == result and factor & (factor - 1) == 0
+        for factor, size, result in zip(factors, sizes, results, strict=True)
+    )
     rules: list[AxisRule] = []
-    for size, out in zip(_sizes(graph, op.inputs[0]), _sizes(graph, op.outputs[0]), strict=True):
-        factor, remainder = divmod(out, size)
-        if remainder or factor < 1:
-            raise NotLocalError(f"{op.label} enlarges {size} to {out}, which is no whole factor")
-        if op.options["align_corners"] and out > 1:
-            raise NotLocalError(f"{op.label} aligns corners, so its scale depends on the whole image")
-        if factor & (factor - 1):
-            # i/factor is exact in binary for powers of two only; else weights depend on the absolute position.
-            raise NotLocalError(f"{op.label} enlarges by {factor}, whose weights depend on the absolute position")
+    for factor, size, result in zip(factors, sizes, results, strict=True):
         neighbours = bilinear and factor > 1
-        rules.append(Enlargement(factor, size, int(neighbours and half_pixel), int(neighbours)))
+        local = Enlargement(factor, size, int(neighbours and half_pixel), int(neighbours))
+        rules.append(local if exact else Resampling(size, result, corners))
     return OpGeometry((0,), *rules)
+
+
+def _slice(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeometry:
+    """Crops and steps along rows and columns are windows of one element; channels are cut the same in every tile."""
+    begin, _, steps = slice_bounds(graph, op)
+    height, width = _sizes(graph, op.inputs[0])
+    return OpGeometry((0,), Window(1, steps[1], -begin[1], height), Window(1, steps[2], -begin[2], width))
+
+
+def slice_bounds(graph: Graph, op: Op) -> tuple[list[int], list[int], list[int]]:
+    """First element, end and step of a SLICE or STRIDED_SLICE of a feature map, along each of its four axes.
+
+    Raises NotLocalError where it adds or drops axes, runs backwards, or is computed at run time.
+    """
+    shape = graph.tensors[op.inputs[0]].shape
+    first, second = list(_stored(graph, op, 1)), list(_stored(graph, op, 2))
+    if len(first) != 4 or len(second) != 4:
+        raise NotLocalError(f"{op.label} adds or drops axes")
+    if op.kind == "SLICE":
+        ends = [size if n < 0 else b + n for b, n, size in zip(first, second, shape, strict=True)]
+        return first, ends, [1, 1, 1, 1]
+    steps = list(_stored(graph, op, 3))
+    if any(op.options.get(mask) for mask in ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask", "offset")):
+        raise NotLocalError(f"{op.label} adds or drops axes")
+    if min(steps) < 1:
+        raise NotLocalError(f"{op.label} runs backwards")
+    begins, ends = [], []
+    for axis, size in enumerate(shape):
+        open_start, open_end = op.options["begin_mask"] >> axis & 1, op.options["end_mask"] >> axis & 1
+        begins.append(0 if open_start else slice(first[axis], None).indices(size)[0])
+        ends.append(size if open_end else slice(None, second[axis]).indices(size)[1])
+    return begins, ends, steps
+
+
+def _split(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeometry:
+    source, axis = (1, 0) if op.kind == "SPLIT" else (0, 2)
+    if _stored(graph, op, axis)[0] not in (CHANNELS, -1):
+        raise NotLocalError(f"{op.label} does not split along the channels")
+    if op.inputs[source] in constants:
+        raise NotLocalError(f"{op.label} reads no feature map")
+    return OpGeometry((source,), Pointwise(), Pointwise())
+
+
+def _channel_reduction(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeometry:
+    if any(axis not in (CHANNELS, -1) for axis in _stored(graph, op, 1)) or not op.options["keep_dims"]:
+        raise NotLocalError(f"{op.label} reduces over the whole image")
+    return OpGeometry((0,), Pointwise(), Pointwise())
 
 
 def _depth_to_space(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeometry:
@@ -371,14 +434,19 @@ def _space_to_depth(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeomet
     return OpGeometry((0,), Window(block, block, 0, height), Window(block, block, 0, width))
 
 
-ELEMENTWISE = frozenset({
-    "ABS", "ADD", "DEQUANTIZE", "DIV", "ELU", "EXP", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "MAXIMUM",
-    "MINIMUM", "MUL", "NEG", "PRELU", "QUANTIZE", "RELU", "RELU6", "RELU_N1_TO_1", "SQUARE", "SQUARED_DIFFERENCE",
-    "SUB", "TANH",
+# Two operands, of which one may be a constant.
+BINARY = frozenset({"ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "POW", "SQUARED_DIFFERENCE", "SUB"})
+UNARY = frozenset({
+    "ABS", "CAST", "CEIL", "COS", "DEQUANTIZE", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOG",
+    "LOGISTIC", "NEG", "PRELU", "QUANTIZE", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SIN",
+    "SQRT", "SQUARE", "TANH",
 })  # fmt: skip
+# These work on the channels of one pixel.
+CHANNELWISE = frozenset({"L2_NORMALIZATION", "LOG_SOFTMAX", "SOFTMAX"})
 
 _RULES: Mapping[str, _Rule] = {
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(BINARY | UNARY | CHANNELWISE, _elementwise),
+    **dict.fromkeys(("MEAN", "REDUCE_MAX", "REDUCE_MIN", "SUM"), _channel_reduction),
     "AVERAGE_POOL_2D": _pool,
     "CONCATENATION": _concatenation,
     "CONV_2D": _convolution,
@@ -390,7 +458,10 @@ _RULES: Mapping[str, _Rule] = {
     "PADV2": _padding,
     "RESIZE_BILINEAR": _enlargement,
     "RESIZE_NEAREST_NEIGHBOR": _enlargement,
-    "SOFTMAX": _softmax,
+    "SLICE": _slice,
     "SPACE_TO_DEPTH": _space_to_depth,
+    "SPLIT": _split,
+    "SPLIT_V": _split,
+    "STRIDED_SLICE": _slice,
     "TRANSPOSE_CONV": _transposed_convolution,
 }

@@ -1,0 +1,50 @@
+"""The sizes a network's file leaves open, resolved by the runtime itself.
+
+A file may leave sizes open (−1 in a shape signature), or give no shape for the output of a custom op. The runtime knows
+the shapes once its tensors are allocated; the planner needs them before. A network with open sizes is therefore
+rewritten once, with static shapes, and only the static form is planned, handed out and run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from legion_iot.errors import ModelError
+from legion_iot.model import tflite
+from legion_iot.model.graph import Graph
+from legion_iot_agent.interpreter import allocated_shapes
+
+
+def has_open_sizes(graph: Graph) -> bool:
+    """Whether a size beyond the batch is open, or something that ops make has no shape."""
+    if any(-1 in graph.tensors[i].shape_signature[1:] for i in graph.inputs):
+        return True
+    return any(not graph.tensors[t].shape for op in graph.ops for t in op.outputs)
+
+
+def open_inputs(graph: Graph) -> list[str]:
+    """The inputs that have open sizes beyond the batch, each as `name (1, -1, -1, 3)`."""
+    tensors = (graph.tensors[i] for i in graph.inputs)
+    return [f"{t.name} {t.shape_signature}" for t in tensors if -1 in t.shape_signature[1:]]
+
+
+def with_static_shapes(graph: Graph, input_shapes: Mapping[int, tuple[int, ...]] | None = None) -> Graph:
+    """The network with every shape as the runtime allocates it for inputs of the given shapes (by input position).
+
+    Inputs that are not given keep the shape in the file. Raises ModelError where the runtime refuses a shape.
+    """
+    given = dict(input_shapes or {})
+    with tempfile.TemporaryDirectory(prefix="legion-shapes-") as directory:
+        path = Path(directory) / "model.tflite"
+        tflite.write_file(graph, path)
+        shapes = allocated_shapes(path, given)
+    tensors = list(graph.tensors)
+    for index, tensor in enumerate(tensors):
+        if not tensor.is_constant and index in shapes:
+            if any(size < 0 for size in shapes[index]):
+                raise ModelError(f"the size of {tensor.name!r} is known only while the network runs; it cannot be cut")
+            tensors[index] = dataclasses.replace(tensor, shape=shapes[index], shape_signature=(), has_rank=True)
+    return dataclasses.replace(graph, tensors=tuple(tensors))

@@ -1,0 +1,108 @@
+"""Run a network as tiles on this machine and stitch them, beside the whole model.
+
+The expected values come from the runtime alone: the network's own file, once as it is and once with the tensors at the
+cuts as further outputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from legion_iot.model import tflite
+from legion_iot.model.blocks import Network
+from legion_iot.model.cut import SubModel, cut_tail, cut_tile
+from legion_iot.model.geometry import HEIGHT, WIDTH, Interval, Region
+from legion_iot.model.graph import Tensor
+from legion_iot_agent.interpreter import Interpreter
+
+Array = npt.NDArray[Any]
+Fractions = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a block is divided: bounds of the tiles' rows and columns as fractions of the map, from 0 to 1.
+
+    Bounds may coincide, also after rounding: the tile between them is then empty.
+    """
+
+    rows: Fractions
+    columns: Fractions = (0.0, 1.0)
+
+    @classmethod
+    def even(cls, rows: int, columns: int = 1) -> Tiling:
+        return cls(tuple(i / rows for i in range(rows + 1)), tuple(i / columns for i in range(columns + 1)))
+
+    def regions(self, tensor: Tensor) -> list[Region]:
+        """The region of each tile, row by row; together they partition the map."""
+        rows = _bounds(self.rows, tensor.shape[HEIGHT])
+        columns = _bounds(self.columns, tensor.shape[WIDTH])
+        return [Region(r, c) for r in rows for c in columns]
+
+
+def _bounds(fractions: Fractions, size: int) -> list[Interval]:
+    edges = [round(fraction * size) for fraction in fractions]
+    return [Interval(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+
+
+class Bench:
+    """Runs parts of one network from files below `directory`, on one kernel path."""
+
+    def __init__(self, network: Network, directory: Path, xnnpack: bool = True) -> None:
+        self.network = network
+        self._directory = directory
+        self._xnnpack = xnnpack
+
+    def run_whole(self, inputs: Sequence[Array], watched: Sequence[int] = ()) -> tuple[list[Array], dict[int, Array]]:
+        """The whole model's outputs, and the values of `watched` tensors, on the network's inputs."""
+        graph = self.network.graph
+        path = self._directory / "whole.tflite"
+        tflite.write_file(dataclasses.replace(graph, outputs=(*graph.outputs, *watched)), path)
+        results = Interpreter(path, xnnpack=self._xnnpack).run(inputs)
+        count = len(graph.outputs)
+        return results[:count], dict(zip(watched, results[count:], strict=True))
+
+    def run_block(self, ops: tuple[int, ...], tiling: Tiling, values: Mapping[int, Array]) -> dict[int, Array]:
+        """The block's output tensors, stitched from tiles that read their inputs from `values` (whole tensors)."""
+        tensors = self.network.graph.tensors
+        made = self.network.makes(ops)
+        stitched = {t: np.zeros(tensors[t].shape, tensors[t].numpy_dtype) for t in made}
+        tiles = zip(*(tiling.regions(tensors[t]) for t in made), strict=True)
+        for regions in tiles:
+            wanted = {t: region for t, region in zip(made, regions, strict=True) if region.area}
+            if wanted:
+                sub = cut_tile(self.network, ops, wanted)
+                for (tensor, region), part in zip(sub.outputs, self.run_sub_model(sub, values), strict=True):
+                    stitched[tensor][_place(region)] = part
+        return stitched
+
+    def run_tail(self, values: Mapping[int, Array]) -> dict[int, Array]:
+        """The outputs the tail makes, from whole tensors."""
+        if not self.network.tail:
+            return {}
+        tail = cut_tail(self.network)
+        path = self._write(tail)
+        results = Interpreter(path, xnnpack=self._xnnpack).run([values[t] for t, _ in tail.inputs])
+        return {tensor: result for (tensor, _), result in zip(tail.outputs, results, strict=True)}
+
+    def run_sub_model(self, sub: SubModel, values: Mapping[int, Array]) -> list[Array]:
+        interpreter = Interpreter(self._write(sub), xnnpack=self._xnnpack)
+        return interpreter.run([np.ascontiguousarray(values[tensor][_place(region)]) for tensor, region in sub.inputs])
+
+    def _write(self, sub: SubModel) -> Path:
+        path = self._directory / "part.tflite"
+        tflite.write_file(sub.graph, path)
+        return path
+
+
+def _place(region: Region) -> tuple[slice, slice, slice]:
+    """The region as an index into a feature map of shape (1, height, width, channels)."""
+    rows, columns = region.rows, region.columns
+    return slice(None), slice(rows.start, rows.stop), slice(columns.start, columns.stop)
