@@ -45,7 +45,8 @@ def show(report: DemoReport, saved: Path | None) -> None:
 def plan_table(report: DemoReport, console: Console) -> Table:
     """Blocks down, agents across, where that fits the console; else one row for each block and agent."""
     table = _grid(report)
-    return table if console.measure(table).maximum <= console.width else _list(report)
+    unbounded = console.options.update(max_width=10_000)  # else the answer is cut to the console
+    return table if console.measure(table, options=unbounded).maximum <= console.width else _list(report)
 
 
 def _grid(report: DemoReport) -> Table:
