@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import click
 import typer
 
 from legion_iot import __version__
-from legion_iot.cli import broker, demo, orchestrator, zoo
+from legion_iot.cli import broker, demo, model, orchestrator, verify, zoo
 from legion_iot.errors import LegionError
 
 EXIT_CODES = """
@@ -28,11 +27,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
+app.command("verify")(verify.verify)
+app.add_typer(model.app, name="model")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(orchestrator.app, name="orchestrator")
 app.add_typer(broker.app, name="broker")
 
 
+# What typer raises for wrong flags. It comes from click, or from the copy of click inside newer versions of typer,
+# which export the subclass only.
+_WrongUsage: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -61,13 +65,14 @@ def main() -> NoReturn:
     except LegionError as error:
         _say(str(error))
         sys.exit(error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+    except _WrongUsage as error:
+        # Called without a command, typer has shown its help, or hands it over as the message.
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message() or "", err=True, nl=False)
+        else:
+            _say(f"{error.format_message().rstrip('.')}; see: legion --help")
         sys.exit(2)
-    except click.ClickException as error:
-        _say(f"{error.format_message()}; see: legion --help")
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         sys.exit(130)
     except BrokenPipeError:

@@ -1,0 +1,188 @@
+"""Prove on this machine that a network can be cut: tiles of it, stitched, equal the whole model.
+
+One trial chooses blocks and a tiling for each, runs every tile on the stitched maps of the blocks before, and compares
+every tensor at every cut, and every output, with what the whole model computes. The bound is zero: on one kernel path
+float networks too have to agree to the bit. Only without XNNPACK is a bound above zero used for float tensors, since the
+builtin kernels order their sums by the size of the matrices they are given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from legion_iot.bench.stitching import Array, Bench, Tiling
+from legion_iot.model.blocks import Network
+from legion_iot_agent.interpreter import runtime_info
+
+BUILTIN_FLOAT_BOUND = 1e-4  # of the largest magnitude of the tensor
+TRIALS = 4
+MOST_BLOCKS = 6  # of a sampled trial
+MOST_TILES = 5  # per axis of a sampled trial
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Blocks as the unit each begins with, closed by the number of units; and a tiling per block."""
+
+    bounds: tuple[int, ...]
+    tilings: tuple[Tiling, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How the stitched tensors compare with the whole model's.
+
+    Differences are the largest over all compared tensors; the relative one is to the largest magnitude of its tensor.
+    `bound` is the relative difference that is allowed. `where` names the first tensor that fails it.
+    """
+
+    ok: bool
+    exact: bool
+    max_abs_error: float
+    max_rel_error: float
+    bound: float
+    where: str
+    tilings_tried: int
+    tensors_compared: int
+    runtime: str
+    kernel_path: str
+
+
+Progress = Callable[[str, float | None], None]
+
+
+def sampled_trials(network: Network, seed: int, count: int = TRIALS) -> list[Trial]:
+    """A seeded sample over blocks and tilings: uneven strips and grids, one row high and empty ones among them."""
+    random = np.random.default_rng(seed)
+    units = len(network.units)
+    if not units:
+        return [Trial((0,), ())]
+    trials = []
+    for number in range(count):
+        blocks = int(random.integers(1, min(MOST_BLOCKS, units) + 1))
+        inner = sorted(int(i) for i in random.choice(np.arange(1, units), blocks - 1, replace=False)) if blocks > 1 else []
+        # Strips first, since that is how groups run; then grids.
+        tilings = tuple(
+            Tiling(_fractions(random, MOST_TILES), _fractions(random, MOST_TILES - 2) if number % 2 else (0.0, 1.0))
+            for _ in range(blocks)
+        )
+        trials.append(Trial((0, *inner, units), tilings))
+    return trials
+
+
+def _fractions(random: np.random.Generator, most: int) -> tuple[float, ...]:
+    inner = sorted(float(f) for f in random.random(int(random.integers(0, most))))
+    return (0.0, *inner, 1.0)
+
+
+def asked_trial(network: Network, tiling: Tiling, blocks: int | None) -> Trial:
+    """One trial with the same tiling for all blocks; `blocks` of about equal numbers of units, None for one per unit."""
+    units = len(network.units)
+    if not units:
+        return Trial((0,), ())
+    count = units if blocks is None else min(blocks, units)
+    bounds = tuple(round(i * units / count) for i in range(count + 1))
+    return Trial(bounds, (tiling,) * count)
+
+
+def verify(
+    network: Network,
+    inputs: Sequence[Array],
+    trials: Sequence[Trial],
+    xnnpack: bool = True,
+    progress: Progress = lambda text, fraction: None,
+) -> Verdict:
+    """Run the trials and compare; raises ModelError where the network cannot be run at all."""
+    comparison = _Comparison(network, xnnpack)
+    with tempfile.TemporaryDirectory(prefix="legion-verify-") as directory:
+        bench = Bench(network, Path(directory), xnnpack)
+        progress("running the whole model", None)
+        outputs, _ = bench.run_whole(inputs)
+        watched = sorted({t for trial in trials for ops in _blocks(network, trial) for t in network.makes(ops)})
+        repeated, expected = bench.run_whole(inputs, watched)
+        # The tensors at the cuts are read from a second run, so that run has to be the same computation.
+        for tensor, first, second in zip(network.graph.outputs, outputs, repeated, strict=True):
+            comparison.add(tensor, second, first)
+        for number, trial in enumerate(trials):
+            progress(f"running tiles, trial {number + 1} of {len(trials)}", number / len(trials))
+            values = dict(zip(network.graph.inputs, inputs, strict=True))
+            for ops, tiling in zip(_blocks(network, trial), trial.tilings, strict=True):
+                made = bench.run_block(ops, tiling, values)
+                for tensor, value in made.items():
+                    comparison.add(tensor, value, expected[tensor])
+                values.update(made)
+            values.update(bench.run_tail(values))
+            for tensor, output in zip(network.graph.outputs, outputs, strict=True):
+                comparison.add(tensor, values[tensor], output)
+    return comparison.verdict(len(trials))
+
+
+def _blocks(network: Network, trial: Trial) -> list[tuple[int, ...]]:
+    return [network.block_ops(first, end - 1) for first, end in itertools.pairwise(trial.bounds) if first < end]
+
+
+class _Comparison:
+    """Collects the differences of pairs of tensors."""
+
+    def __init__(self, network: Network, xnnpack: bool) -> None:
+        self._tensors = network.graph.tensors
+        self._xnnpack = xnnpack
+        self._exact, self._ok = True, True
+        self._abs, self._rel = 0.0, 0.0
+        self._where = ""
+        self._count = 0
+
+    def add(self, tensor: int, value: Array, expected: Array) -> None:
+        self._count += 1
+        if value.dtype == expected.dtype and value.shape == expected.shape and value.tobytes() == expected.tobytes():
+            return
+        self._exact = False
+        with contextlib.suppress(ValueError):  # shapes that differ leave the errors at infinity
+            absolute, relative = difference(value, expected)
+            self._abs, self._rel = max(self._abs, absolute), max(self._rel, relative)
+            if relative <= self._bound(expected):
+                return
+        self._ok = False
+        self._where = self._where or self._tensors[tensor].name
+
+    def _bound(self, expected: Array) -> float:
+        return 0.0 if self._xnnpack or expected.dtype.kind != "f" else BUILTIN_FLOAT_BOUND
+
+    def verdict(self, trials: int) -> Verdict:
+        runtime = runtime_info(self._xnnpack)
+        return Verdict(
+            ok=self._ok,
+            exact=self._exact,
+            max_abs_error=self._abs,
+            max_rel_error=self._rel,
+            bound=0.0 if self._xnnpack else BUILTIN_FLOAT_BOUND,
+            where=self._where,
+            tilings_tried=trials,
+            tensors_compared=self._count,
+            runtime=f"{runtime.name} {runtime.version}",
+            kernel_path=runtime.kernel_path,
+        )
+
+
+def difference(value: Array, expected: Array) -> tuple[float, float]:
+    """The largest absolute difference, and the same relative to the largest magnitude of `expected`.
+
+    NaN in the same place counts as equal, NaN in one only as infinitely different. Raises ValueError where the shapes
+    differ.
+    """
+    if value.shape != expected.shape:
+        raise ValueError("shapes differ")
+    ours, theirs = value.astype(np.float64), expected.astype(np.float64)
+    equal = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    gaps = np.where(equal, 0.0, np.abs(ours - theirs))
+    absolute = float(np.max(np.nan_to_num(gaps, nan=np.inf, posinf=np.inf), initial=0.0))
+    finite = theirs[np.isfinite(theirs)]
+    magnitude = float(np.max(np.abs(finite), initial=0.0))
+    return absolute, absolute / magnitude if magnitude else absolute

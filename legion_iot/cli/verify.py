@@ -1,0 +1,101 @@
+"""`legion verify`: prove that a model can be cut."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import typer
+
+from legion_iot.cli.console import err, find_model, out, progress_line
+from legion_iot.errors import UsageError
+
+
+def verify(
+    model: str = typer.Argument(help="A .tflite file, or a name from `legion zoo list`."),
+    tiles: str = typer.Option("", help="N strips or RxC tiles for every block.  [default: a seeded sample]"),
+    blocks: str = typer.Option("", help="Number of blocks, or 'all' for one per unit.  [default: a seeded sample]"),
+    seed: int = typer.Option(0, help="Of the sample and of the input."),
+    image: Path | None = typer.Option(None, help="A picture as input.  [default: seeded values]"),
+    input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
+    builtin: bool = typer.Option(False, "--no-xnnpack", help="Use the runtime's builtin kernels."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Cut a model into tiles, run them all here, stitch them, and compare with the whole model at every cut.
+
+    Example: legion verify mobilenet-v2 --tiles 2x2 --blocks all
+    """
+    tiling, count = _tiling(tiles), _count(blocks)
+    # Imported here, so that a wrong flag is answered before numpy and the runtime are loaded.
+    from legion_iot.bench.verify import Tiling, asked_trial, sampled_trials  # noqa: PLC0415
+    from legion_iot.bench.verify import verify as run  # noqa: PLC0415
+    from legion_iot.cli.model_file import open_network, read_inputs  # noqa: PLC0415
+
+    with progress_line(quiet=as_json) as progress:
+        path, name = find_model(model, progress)
+        network = open_network(path, input_shape)
+        inputs = read_inputs(network.graph, image, seed)
+        if tiling or blocks:
+            trials = [asked_trial(network, Tiling.even(*(tiling or (3, 1))), count if blocks else 3)]
+        else:
+            trials = sampled_trials(network, seed)
+        verdict = run(network, inputs, trials, not builtin, progress)
+    report = {
+        "schema": 1,
+        "ok": verdict.ok,
+        "exact": verdict.exact,
+        "model": name,
+        "max_abs_error": verdict.max_abs_error,
+        "max_rel_error": verdict.max_rel_error,
+        "bound": verdict.bound,
+        "units": len(network.units) + len(network.tail),
+        "trunk_units": len(network.units),
+        "trunk_ended_by": network.ended_by or None,
+        "live_tensors_max": max((len(unit.live) for unit in network.units), default=0),
+        "tilings_tried": verdict.tilings_tried,
+        "tensors_compared": verdict.tensors_compared,
+        "runtime": verdict.runtime,
+        "kernel_path": verdict.kernel_path,
+    }
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        _print(report)
+    if not network.units:
+        err.print(f"nothing to cut: {network.ended_by}; the whole model runs on one device", markup=False, soft_wrap=True)
+    if not verdict.ok:
+        err.print(f"legion: {verdict.where} differs from the whole model's", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _print(report: dict[str, object]) -> None:
+    result = "equal the whole model's, bit for bit" if report["exact"] else (
+        f"differ by {report['max_abs_error']:g} at most ({report['max_rel_error']:.2g} of the largest value; "
+        f"allowed: {report['bound']:g})"
+    )  # fmt: skip
+    out.print(f"{report['model']}: {report['tensors_compared']} stitched tensors {result}", markup=False, soft_wrap=True)
+    ended = f", ended by: {report['trunk_ended_by']}" if report["trunk_ended_by"] else ""
+    out.print(f"trunk: {report['trunk_units']} of {report['units']} units{ended}", markup=False, soft_wrap=True)
+    out.print(
+        f"tilings tried: {report['tilings_tried']}; most live tensors at a cut: {report['live_tensors_max']}; "
+        f"{report['runtime']}, {report['kernel_path']} kernels", markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _tiling(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)
+    if not match or int(match[1]) < 1 or int(match[2] or 1) < 1:
+        raise UsageError(f"--tiles is {text!r}; give a number of strips (4) or rows x columns (2x2)")
+    return int(match[1]), int(match[2] or 1)
+
+
+def _count(text: str) -> int | None:
+    """The number of blocks; None for one per unit."""
+    if not text or text == "all":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
+        raise UsageError(f"--blocks is {text!r}; give a number of 1 or more, or 'all'")
+    return int(text)
