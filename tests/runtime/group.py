@@ -1,0 +1,479 @@
+"""One real orchestrator machine and many real agent machines in virtual time, over a broker that delays and repeats.
+
+Everything said travels as bytes through `wire`. What a broker promises is kept: order within one topic, retained
+messages, a will for a link that breaks; what it does not promise is broken from a seed: delays differ, QoS 1 messages
+come twice, what was sent to a client without a link is lost. An agent is one thread, as in life: while it computes,
+its messages wait. Steps are computed by a `Worker`: the real executor, or the oracle, which also checks every input.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from legion_iot.errors import LegionError
+from legion_iot.model.blocks import Network
+from legion_iot.model.cut import whole_or_flat
+from legion_iot.model.geometry import Region
+from legion_iot.model.graph import NUMPY_DTYPES
+from legion_iot.runtime import agent, orchestrator
+from legion_iot.runtime.exchange import TensorForm, tensor_forms
+from legion_iot.wire import codec
+from legion_iot.wire.messages import (
+    AgentInfo,
+    AgentState,
+    Assignment,
+    Chunk,
+    ChunkRequest,
+    Command,
+    Failed,
+    Fragment,
+    ModelReference,
+    Profile,
+    Ready,
+    TileTiming,
+)
+from legion_iot.wire.tensors import INBOX, Array, as_map, fragments, region_of
+from legion_iot.wire.topics import AgentTopic, InboxTopic, ReportTopic, Topics
+
+TOPICS = Topics("group")
+REPORTS: Mapping[str, type[Any]] = {"ready": Ready, "failed": Failed, "timing": TileTiming}
+TICK = 0.5
+HUNG = 1e9  # seconds of work that never ends
+
+
+class Worker(Protocol):
+    """What an agent computes with."""
+
+    def load(self, assignment: Assignment) -> dict[int, TensorForm]: ...
+
+    def run(self, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]: ...
+
+
+class Oracle:
+    """Stands in for a network: tensor t of request r is seeded noise, known to everybody.
+
+    A step checks that its inputs are exactly the planned regions of that noise, so that a single element that is
+    missing, misplaced, or of another request is seen where it arrives.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._assignment: Assignment | None = None
+        self._known: dict[tuple[str, int], Array] = {}
+
+    def tensor(self, request: str, index: int) -> Array:
+        """The whole tensor as (rows, columns, channels)."""
+        if (request, index) not in self._known:
+            form = tensor_forms(self._network)[index]
+            region = whole_or_flat(self._network.graph.tensors[index])
+            shape = (len(region.rows), len(region.columns), form.channels)
+            noise = np.random.default_rng([index, *request.encode()]).standard_normal(shape)
+            self._known[request, index] = noise.astype(NUMPY_DTYPES[form.dtype])
+        return self._known[request, index]
+
+    def load(self, assignment: Assignment) -> dict[int, TensorForm]:
+        self._assignment = assignment
+        return tensor_forms(self._network)
+
+    def run(self, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]:
+        assert self._assignment is not None
+        (work,) = (s for s in self._assignment.steps if s.step == step)
+        assert set(inputs) == {i.tensor for i in work.inputs}
+        for part in work.inputs:
+            np.testing.assert_array_equal(inputs[part.tensor], self._part(request, part.tensor, region_of(part.region)))
+        return {o.tensor: self._part(request, o.tensor, region_of(o.region)) for o in work.outputs}
+
+    def _part(self, request: str, index: int, region: Region) -> Array:
+        whole = self.tensor(request, index)
+        return whole[region.rows.start : region.rows.stop, region.columns.start : region.columns.stop]
+
+
+@dataclass(slots=True)
+class Temper:
+    """How an agent behaves; each may change during a run."""
+
+    speed: float = 1.0
+    holds_model: bool = True
+    profile_hangs: bool = False
+    load_fails: bool = False
+    load_hangs: bool = False
+    failing_tiles: float = 0.0
+    wrong_model: bool = False  # what it fetches does not match its hash
+
+
+class Broker:
+    """Virtual time, and messages on their way."""
+
+    def __init__(self, seed: int, *, duplicates: float = 0.0, slowest: float = 0.05) -> None:
+        self.now = 1000.0
+        self.random = random.Random(seed)
+        self._duplicates, self._slowest = duplicates, slowest
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._retained: dict[str, bytes] = {}
+        self._clients: dict[str, Callable[[str, bytes], None]] = {}
+        self._filters: dict[str, Callable[[str], bool]] = {}
+        self._last: dict[tuple[str, str], float] = {}
+
+    def at(self, delay: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (self.now + delay, next(self._numbers), act))
+
+    def run(self, until: float) -> None:
+        while self._agenda and self._agenda[0][0] <= until:
+            self.now, _, act = heapq.heappop(self._agenda)
+            act()
+        self.now = until
+
+    def connect(self, client: str, wants: Callable[[str], bool], take: Callable[[str, bytes], None]) -> None:
+        self._clients[client], self._filters[client] = take, wants
+        for topic in sorted(self._retained):
+            if wants(topic):
+                self._send(client, topic, self._retained[topic], qos=1)
+
+    def disconnect(self, client: str) -> None:
+        self._clients.pop(client, None)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        assert "#" not in topic
+        assert "+" not in topic
+        if retain:
+            self._retained[topic] = payload
+        for client in list(self._clients):
+            if self._filters[client](topic):
+                self._send(client, topic, payload, qos)
+
+    def _send(self, client: str, topic: str, payload: bytes, qos: int) -> None:
+        take = self._clients[client]
+
+        def deliver() -> None:
+            if self._clients.get(client) == take:  # not to a link that has ended since
+                take(topic, payload)
+
+        for _ in range(2 if qos and self.random.random() < self._duplicates else 1):
+            arrives = max(self._last.get((client, topic), 0.0), self.now + self.random.uniform(0.0, self._slowest))
+            self._last[client, topic] = arrives
+            self.at(arrives - self.now, deliver)
+
+
+class Agent:
+    """One process of an agent, from start to end; a restart is another `Agent`."""
+
+    def __init__(self, group: Group, name: str, temper: Temper, worker: Worker) -> None:
+        self.name, self.temper, self.worker = name, temper, worker
+        self._group, self._broker = group, group.broker
+        self.session = f"session-{next(group.sessions)}"
+        self.state = agent.State(name, {group.model.sha256} if temper.holds_model else set())
+        self.alive, self._linked, self._working = True, False, False
+        self._outbox: list[tuple[str, bytes, bool]] = []
+        self._events: deque[agent.Event] = deque()
+        self._links = itertools.count()
+        self.link()
+        self._broker.at(TICK, self._tick)
+
+    # --- the link ---
+
+    def link(self) -> None:
+        """Connect, or connect again: QoS 1 messages that waited are sent, retained ones come anew."""
+        if not self.alive:
+            return
+        self._linked = True
+        inbox, told = f"{TOPICS.base}/agents/{self.name}/inbox/", {self._topic("assignment"), self._topic("command")}
+        take = self._taker(next(self._links))
+        self._broker.connect(self.name, lambda topic: topic.startswith(inbox) or topic in told, take)
+        for topic, payload, retain in self._outbox:
+            self._broker.publish(topic, payload, retain=retain)
+        self._outbox.clear()
+        self._publish_info()
+        self._publish(self._topic("state"), AgentState("online", self.session), retain=True)
+
+    def _taker(self, link: int) -> Callable[[str, bytes], None]:
+        del link  # a new function each time: the broker tells links apart by it
+        return lambda topic, payload: self._take(topic, payload)
+
+    def break_link(self, will_after: float) -> None:
+        """The broker notices after a while, and publishes the will."""
+        self._linked = False
+        self._broker.disconnect(self.name)
+        will = codec.to_json(AgentState("offline", self.session))
+        self._broker.at(will_after, lambda: self._broker.publish(self._topic("state"), will, retain=True))
+
+    def kill(self, will_after: float) -> None:
+        if self.alive:
+            self.alive = False
+            self.break_link(will_after)
+
+    def leave(self) -> None:
+        """Say goodbye."""
+        if self.alive:
+            self._publish(self._topic("state"), AgentState("offline", self.session), retain=True)
+            self.alive = self._linked = False
+            self._broker.disconnect(self.name)
+
+    # --- one thread ---
+
+    def _tick(self) -> None:
+        if self.alive:
+            self._add(agent.Tick())
+            self._broker.at(TICK, self._tick)
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        match TOPICS.parse(topic):
+            case AgentTopic(kind="assignment"):
+                self._add(agent.AssignmentArrived(codec.from_json(Assignment, payload)))
+            case AgentTopic(kind="command"):
+                self._add(agent.CommandArrived(codec.from_json(Command, payload)))
+            case InboxTopic(sender=sender):
+                content, body = codec.unpack(INBOX, payload)
+                if isinstance(content, Fragment):
+                    self._add(agent.FragmentArrived(sender, content, body))
+                else:
+                    assert isinstance(content, Chunk)
+                    self._add(agent.ChunkArrived(content, body))
+
+    def _add(self, event: agent.Event) -> None:
+        self._events.append(event)
+        if not self._working:
+            self._working = True
+            self._resume(self._live())
+
+    def _live(self) -> Iterator[float]:
+        """Work through the events; yields the seconds that work takes."""
+        while self._events:
+            for effect in agent.step(self.state, self._events.popleft(), self._broker.now):
+                yield from self._carry_out(effect)
+
+    def _resume(self, life: Iterator[float]) -> None:
+        if not self.alive:
+            return
+        seconds = next(life, None)
+        if seconds is None:
+            self._working = False
+        elif seconds < HUNG:
+            self._broker.at(seconds, lambda: self._resume(life))
+
+    def _carry_out(self, effect: agent.Effect) -> Iterator[float]:
+        temper, draw = self.temper, self._broker.random
+        match effect:
+            case agent.SendRegion(target=target, header=header, values=values, origin=origin):
+                assert target != self.name
+                for payload in fragments(header, values, region_of(origin)):
+                    self._publish_bytes(TOPICS.inbox(target, self.name), payload, qos=1)
+            case agent.Compute():
+                yield draw.uniform(0.005, 0.05) / temper.speed
+                self._compute(effect)
+            case agent.Report(message=message):
+                self._report(message)
+            case agent.AskChunk(request=request):
+                self._publish_bytes(TOPICS.inbox("orchestrator", self.name), codec.pack(request), qos=1)
+            case agent.FinishModel(model=model):
+                reason = "does not match its SHA-256" if temper.wrong_model else ""
+                temper.holds_model = not reason
+                self._events.append(agent.ModelStored(model.sha256, reason))
+            case agent.PublishInfo():
+                self._publish_info()
+            case agent.Load(assignment=assignment):
+                yield HUNG if temper.load_hangs else draw.uniform(0.0, 0.4)
+                self._load(assignment)
+            case agent.RunProfile(model=model):
+                yield HUNG if temper.profile_hangs else 1.0
+                self._events.append(agent.ProfileDone(model.sha256, (0.1 / temper.speed,) * 3))
+
+    def _compute(self, work: agent.Compute) -> None:
+        self._group.computed[self.name, work.request, work.step] += 1
+        if self._broker.random.random() < self.temper.failing_tiles:
+            self._events.append(agent.StepFailed(work.epoch, work.request, "the tile burns"))
+            return
+        outputs = self.worker.run(work.request, work.step, work.inputs)
+        self._events.appendleft(agent.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, 0.01))
+
+    def _load(self, assignment: Assignment) -> None:
+        if self.temper.load_fails:
+            self._events.append(agent.Loaded(assignment.epoch, {}, "no memory"))
+            return
+        try:
+            self._events.append(agent.Loaded(assignment.epoch, self.worker.load(assignment)))
+        except LegionError as error:
+            self._events.append(agent.Loaded(assignment.epoch, {}, str(error)))
+
+    def _report(self, message: Ready | Failed | TileTiming | Profile) -> None:
+        match message:
+            case Profile():
+                self._publish(self._topic("profile"), message, retain=True)
+            case TileTiming():
+                self._publish(TOPICS.report(self.name, "timing"), message)
+            case Ready():
+                self._publish(TOPICS.report(self.name, "ready"), message)
+            case Failed():
+                self._publish(TOPICS.report(self.name, "failed"), message)
+
+    def _publish_info(self) -> None:
+        info = AgentInfo("board", 4, 1, 1 << 30, "runtime", "1", "xnnpack", "1", tuple(sorted(self.state.models)))
+        self._publish(self._topic("info"), info, retain=True)
+
+    def _publish(self, topic: str, message: object, *, retain: bool = False) -> None:
+        self._publish_bytes(topic, codec.to_json(message), qos=1, retain=retain)
+
+    def _publish_bytes(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
+        if self._linked:
+            self._broker.publish(topic, payload, qos=qos, retain=retain)
+        else:
+            self._outbox.append((topic, payload, retain))
+
+    def _topic(self, kind: str) -> str:
+        return TOPICS.agent(self.name, kind)
+
+
+class Group:
+    """The orchestrator and its broker; invariants are checked after every one of its steps."""
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        seed: int = 0,
+        content: bytes = bytes(range(256)) * 3000,
+        model: ModelReference | None = None,
+        duplicates: float = 0.0,
+        least_agents: int = 1,
+        least_blocks: int = 1,
+    ) -> None:
+        self.network, self.content = network, content
+        self.model = model or ModelReference("small", "ab" * 32, len(content))
+        self.broker = Broker(seed, duplicates=duplicates)
+        self.oracle = Oracle(network)
+        self.state = orchestrator.State(network, self.model, least_agents, least_blocks, epoch=100)
+        self.agents: dict[str, Agent] = {}
+        self.sessions = itertools.count(1)
+        self.asked: dict[str, tuple[Array, ...]] = {}
+        self.ended: dict[str, orchestrator.RequestEnded] = {}
+        self.phases: list[tuple[str, str]] = []
+        self.commands: list[tuple[str, str]] = []
+        self.computed: Counter[tuple[str, str, int]] = Counter()
+        self._numbers = itertools.count(1)
+        self.broker.connect("orchestrator", self._wants, self._take)
+        self.broker.at(TICK, self._tick)
+
+    # --- what tests do ---
+
+    def start(self, name: str, temper: Temper | None = None, worker: Worker | None = None) -> Agent:
+        """A new process of an agent; one that runs already is taken over, as by a restart without goodbye."""
+        old = self.agents.get(name)
+        temper = temper or (old.temper if old else Temper())
+        self.agents[name] = Agent(self, name, temper, worker or Oracle(self.network))
+        return self.agents[name]
+
+    def ask(self, inputs: tuple[Array, ...] | None = None) -> str:
+        """Send a request, of the oracle's noise unless inputs are given."""
+        request = f"request-{next(self._numbers)}"
+        if inputs is None:
+            graph = self.network.graph
+            inputs = tuple(self.oracle.tensor(request, t).reshape(graph.tensors[t].shape) for t in graph.inputs)
+        self.asked[request] = inputs
+        self._step(orchestrator.RequestArrived(request, inputs))
+        return request
+
+    def run(self, seconds: float) -> None:
+        self.broker.run(self.broker.now + seconds)
+
+    def run_until(self, phase: str, limit: float = 60.0) -> None:
+        """Go on until the phase is reached; fails after `limit` virtual seconds."""
+        end = self.broker.now + limit
+        while self.state.phase != phase:
+            assert self.broker.now < end, f"still {self.state.phase} ({self.state.detail}) after {limit} s"
+            self.run(0.05)
+
+    def check_answer(self, request: str) -> None:
+        """The request has ended well, with the oracle's values."""
+        ended = self.ended[request]
+        assert not ended.error, f"{request}: {ended.error}: {ended.reason}"
+        graph = self.network.graph
+        assert len(ended.outputs) == len(graph.outputs)
+        for tensor, values in zip(graph.outputs, ended.outputs, strict=True):
+            assert values.shape == graph.tensors[tensor].shape
+            np.testing.assert_array_equal(as_map(values), self.oracle.tensor(request, tensor))
+
+    # --- the orchestrator's process ---
+
+    @staticmethod
+    def _wants(topic: str) -> bool:
+        own = f"{TOPICS.base}/orchestrator/inbox/"
+        parts = topic.split("/")
+        return topic.startswith(own) or parts[3] in ("state", "info", "profile", "report")
+
+    def _tick(self) -> None:
+        self._step(orchestrator.Tick())
+        self.broker.at(TICK, self._tick)
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        match TOPICS.parse(topic):
+            case AgentTopic(agent=name, kind="state"):
+                self._step(orchestrator.AgentStateArrived(name, codec.from_json(AgentState, payload)))
+            case AgentTopic(agent=name, kind="info"):
+                self._step(orchestrator.AgentInfoArrived(name, codec.from_json(AgentInfo, payload)))
+            case AgentTopic(agent=name, kind="profile"):
+                self._step(orchestrator.ReportArrived(name, codec.from_json(Profile, payload)))
+            case ReportTopic(agent=name, kind=kind):
+                self._step(orchestrator.ReportArrived(name, codec.from_json(REPORTS[kind], payload)))
+            case InboxTopic(sender=sender):
+                content, body = codec.unpack(INBOX, payload)
+                if isinstance(content, ChunkRequest):
+                    part = self.content[content.offset : content.offset + content.size]
+                    chunk = codec.pack(Chunk(content.sha256, content.offset), part)
+                    self.broker.publish(TOPICS.inbox(sender, "orchestrator"), chunk)
+                else:
+                    assert isinstance(content, Fragment)
+                    self._step(orchestrator.FragmentArrived(sender, content, body))
+
+    def _step(self, event: orchestrator.Event) -> None:
+        for effect in orchestrator.step(self.state, event, self.broker.now):
+            self._carry_out(effect)
+        self._check_invariants()
+
+    def _carry_out(self, effect: orchestrator.Effect) -> None:
+        match effect:
+            case orchestrator.Assign(agent=name, assignment=assignment):
+                self._check_online(name)
+                self.broker.publish(TOPICS.agent(name, "assignment"), codec.to_json(assignment), retain=True)
+            case orchestrator.SendCommand(agent=name, command=command):
+                self._check_online(name)
+                self.commands.append((name, command.operation))
+                self.broker.publish(TOPICS.agent(name, "command"), codec.to_json(command))
+            case orchestrator.SendRegion(target=target, header=header, values=values):
+                self._check_online(target)
+                whole = (0, values.shape[0], 0, values.shape[1])
+                for payload in fragments(header, values, region_of(whole)):
+                    self.broker.publish(TOPICS.inbox(target, "orchestrator"), payload)
+            case orchestrator.RequestEnded(request=request):
+                assert request in self.asked
+                assert request not in self.ended, f"{request} ended twice"
+                self.ended[request] = effect
+                assert bool(effect.error) == bool(effect.reason) != bool(effect.outputs)
+            case orchestrator.PublishState(state=phase, detail=detail):
+                self.phases.append((phase, detail))
+
+    def _check_online(self, name: str) -> None:
+        record = self.state.agents[name]
+        assert record.online, f"work for {name}, which is offline"
+        assert not record.excluded, f"work for {name}, which is left out"
+
+    def _check_invariants(self) -> None:
+        state = self.state
+        assert len(state.under_way) <= orchestrator.WINDOW
+        assert len(state.waiting) <= orchestrator.QUEUE
+        waiting = [w.request for w in state.waiting]
+        alive = {*waiting, *state.under_way}
+        assert len(alive) == len(waiting) + len(state.under_way)
+        # Every request is either alive or has ended; the one being asked right now is in `asked` already.
+        assert alive | set(self.ended) == set(self.asked)
+        assert not alive & set(self.ended)
+        assert state.exchange is None or len(state.exchange) <= len(state.under_way)
+        if state.plan is not None:
+            assert all(state.agents[name].online for name in state.plan.agents)

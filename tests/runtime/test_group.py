@@ -1,0 +1,252 @@
+"""Whole groups in virtual time: the tables in the texts of `runtime.agent` and `runtime.orchestrator` hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from legion_iot.runtime.agent import CHUNK
+from legion_iot.runtime.orchestrator import QUEUE, REQUEST_TIMEOUT, WINDOW, WORK_TIMEOUT
+from tests.runtime.group import Group, Temper
+from tests.runtime.networks import NETWORKS
+
+NAMES = ("ant", "bee", "cat", "dog")
+SEEDS = 112
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("agents", [1, 3])
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_every_element_arrives_where_it_is_needed(name: str, agents: int, blocks: int) -> None:
+    group = Group(NETWORKS[name], seed=agents, duplicates=0.3, least_agents=agents, least_blocks=blocks)
+    for number in range(agents):
+        group.start(NAMES[number], Temper(speed=1.0 + number))
+    group.run_until("serving")
+    requests = [group.ask() for _ in range(9)]
+    group.run(20)
+    for request in requests:
+        group.check_answer(request)
+    assert max(group.computed.values()) == 1, "a duplicate fragment made a step run again"
+    for agent in group.agents.values():
+        assert agent.state.exchange is None or len(agent.state.exchange) == 0, "an ended request still holds memory"
+
+
+def test_a_model_is_fetched_in_chunks_then_profiled_one_agent_at_a_time() -> None:
+    group = Group(NETWORKS["residual"], duplicates=0.3, least_agents=2)
+    assert len(group.content) > CHUNK, "one chunk would show nothing"
+    group.start("ant", Temper(holds_model=False))
+    group.start("bee", Temper(holds_model=False))
+    group.run_until("serving")
+    assert sorted(group.commands[:2]) == [("ant", "fetch"), ("bee", "fetch")]
+    assert sorted(group.commands[2:]) == [("ant", "profile"), ("bee", "profile")]
+    profiling = [detail for phase, detail in group.phases if phase == "profiling"]
+    assert "ant" in profiling
+    assert "bee" in profiling
+    request = group.ask()
+    group.run(10)
+    group.check_answer(request)
+
+
+def test_requests_wait_for_the_group_and_the_queue_is_bounded() -> None:
+    group = Group(NETWORKS["chain"], least_agents=2)
+    requests = [group.ask() for _ in range(QUEUE + 3)]
+    assert [r for r in requests if r in group.ended] == requests[QUEUE:]
+    assert {group.ended[r].error for r in requests[QUEUE:]} == {"busy"}
+    group.start("ant")
+    group.run(5)
+    assert group.state.phase == "gathering"
+    assert len(group.ended) == 3
+    group.start("bee")
+    group.run_until("serving")
+    assert len(group.state.under_way) == WINDOW
+    group.run(30)
+    for request in requests[:QUEUE]:
+        group.check_answer(request)
+
+
+def test_requests_before_the_first_plan_end_by_their_deadline() -> None:
+    group = Group(NETWORKS["chain"], least_agents=2)
+    request = group.ask()
+    group.run(REQUEST_TIMEOUT - 1)
+    assert request not in group.ended
+    group.run(2)
+    assert group.ended[request].error == "deadline"
+
+
+def test_when_all_agents_leave_what_waits_ends_at_once() -> None:
+    group = Group(NETWORKS["chain"])
+    group.start("ant")
+    group.run_until("serving")
+    requests = [group.ask() for _ in range(WINDOW + 2)]
+    group.agents["ant"].leave()
+    group.run(0.2)
+    assert [group.ended[r].error for r in requests] == ["agent-lost"] * WINDOW + ["no-agents"] * 2
+    late = group.ask()
+    assert group.ended[late].error == "no-agents"
+    group.start("ant")
+    group.run_until("serving")
+    request = group.ask()
+    group.run(5)
+    group.check_answer(request)
+
+
+def test_an_agent_that_leaves_ends_what_is_under_way_and_the_rest_goes_on() -> None:
+    group = Group(NETWORKS["residual"], least_agents=3)
+    for name in NAMES[:3]:
+        group.start(name)
+    group.run_until("serving")
+    epoch = group.state.epoch
+    requests = [group.ask() for _ in range(WINDOW + 3)]
+    group.agents["bee"].kill(will_after=0.001)
+    group.run(20)
+    assert {group.ended[r].error for r in requests[:WINDOW]} == {"agent-lost"}
+    for request in requests[WINDOW:]:
+        group.check_answer(request)
+    assert group.state.epoch > epoch
+    assert group.state.plan is not None
+    assert "bee" not in group.state.plan.agents
+
+
+def test_an_agent_that_joins_waits_for_the_requests_under_way() -> None:
+    group = Group(NETWORKS["residual"])
+    group.start("ant")
+    group.run_until("serving")
+    requests = [group.ask() for _ in range(20)]
+    group.start("bee", Temper(speed=2.0))
+    group.run(30)
+    for request in requests:
+        group.check_answer(request)
+    assert group.state.plan is not None
+    assert set(group.state.plan.agents) == {"ant", "bee"}
+
+
+def test_a_late_will_of_an_old_session_changes_nothing() -> None:
+    group = Group(NETWORKS["residual"], least_agents=2)
+    group.start("ant")
+    group.start("bee")
+    group.run_until("serving")
+    group.agents["bee"].kill(will_after=8.0)
+    group.start("bee")
+    group.run(7)
+    assert group.state.phase == "serving"
+    epoch, requests = group.state.epoch, [group.ask() for _ in range(40)]
+    group.run(2.0)
+    assert group.state.epoch == epoch
+    assert group.state.agents["bee"].online
+    group.run(30)
+    for request in requests[: WINDOW + QUEUE]:
+        group.check_answer(request)
+
+
+@pytest.mark.parametrize("fault", ["profile_hangs", "load_hangs", "load_fails", "wrong_model"])
+def test_an_agent_that_cannot_do_its_work_is_left_out_until_a_new_session(fault: str) -> None:
+    group = Group(NETWORKS["residual"])
+    group.start("ant")
+    group.run_until("serving")
+    temper = Temper(holds_model=fault != "wrong_model", **{fault: True})
+    group.start("bee", temper)
+    group.run(WORK_TIMEOUT + 30)
+    assert group.state.agents["bee"].excluded
+    assert group.state.phase == "serving"
+    request = group.ask()
+    group.run(5)
+    group.check_answer(request)
+    setattr(temper, fault, False)
+    group.agents["bee"].kill(will_after=0.1)
+    group.start("bee")
+    group.run(20)
+    assert group.state.members() == ["ant", "bee"]
+    assert group.state.plan is not None
+    assert set(group.state.plan.agents) == {"ant", "bee"}
+
+
+def test_others_are_served_while_a_new_agent_is_profiled() -> None:
+    group = Group(NETWORKS["residual"])
+    group.start("ant")
+    group.run_until("serving")
+    group.start("bee", Temper(profile_hangs=True))
+    group.run(2)
+    request = group.ask()
+    group.run(5)
+    group.check_answer(request)
+
+
+def test_a_failed_tile_ends_its_request_only() -> None:
+    group = Group(NETWORKS["residual"], seed=3, least_agents=2)
+    group.start("ant")
+    bee = group.start("bee", Temper(failing_tiles=1.0))
+    group.run_until("serving")
+    failed = group.ask()
+    group.run(5)
+    assert group.ended[failed].error == "tile-failed"
+    assert "bee" in group.ended[failed].reason
+    assert "burns" in group.ended[failed].reason
+    bee.temper.failing_tiles = 0.0
+    request = group.ask()
+    group.run(5)
+    group.check_answer(request)
+
+
+def test_an_agent_that_loses_its_link_while_profiling_is_told_again() -> None:
+    group = Group(NETWORKS["residual"])
+    bee = group.start("bee", Temper(holds_model=False))
+    bee.break_link(will_after=0.0)  # before the command can come
+    group.run(WORK_TIMEOUT + 60)
+    bee.link()
+    group.run_until("serving")
+    assert not group.state.agents["bee"].excluded
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_random_joins_and_leaves(part: int) -> None:
+    """Whatever happens, each request ends once and rightly, and the group serves again when the faults are over."""
+    for seed in range(part * SEEDS // 4, (part + 1) * SEEDS // 4):
+        _random_run(seed)
+
+
+def _random_run(seed: int) -> None:
+    group = Group(NETWORKS[sorted(NETWORKS)[seed % 5]], seed=seed, duplicates=0.2 * (seed % 2), least_blocks=seed % 3)
+    draw = group.broker.random
+    for name in NAMES:
+        group.start(name, Temper(speed=draw.uniform(0.3, 4.0), holds_model=draw.random() < 0.7))
+    for _ in range(25):
+        group.run(draw.expovariate(1.0))
+        agent = group.agents[draw.choice(NAMES)]
+        match draw.choice(("ask", "ask", "ask", "ask", "kill", "leave", "restart", "blink", "start", "tile")):
+            case "ask":
+                for _ in range(draw.randrange(1, 6)):
+                    group.ask()
+            case "kill":
+                agent.kill(draw.uniform(0.0, 5.0))
+            case "leave":
+                agent.leave()
+            case "restart":
+                agent.kill(draw.uniform(0.0, 10.0))
+                group.start(agent.name)
+            case "blink" if agent.alive:
+                away = draw.uniform(0.0, 3.0)
+                agent.break_link(draw.uniform(0.0, away))
+                group.broker.at(away + 0.001, agent.link)
+            case "start" if not agent.alive:
+                group.start(agent.name)
+            case "tile":
+                agent.temper.failing_tiles = draw.choice((0.0, 0.1))
+    _check_recovery(group, seed)
+
+
+def _check_recovery(group: Group, seed: int) -> None:
+    for name, agent in group.agents.items():
+        agent.temper.failing_tiles = 0.0
+        if not agent.alive:
+            group.start(name)
+    group.run(11)  # every will has come
+    group.run_until("serving", limit=REQUEST_TIMEOUT + 30)
+    assert group.state.members() == sorted(NAMES), f"seed {seed}: {group.state.agents}"
+    requests = [group.ask() for _ in range(3)]
+    for _ in range(int(REQUEST_TIMEOUT) // 5 + 2):
+        if set(group.ended) != set(group.asked):
+            group.run(5)
+    assert set(group.ended) == set(group.asked), f"seed {seed}: a request never ended"
+    for request in group.asked:
+        if request in requests or not group.ended[request].error:
+            group.check_answer(request)
+    assert all(count == 1 for count in group.computed.values()), f"seed {seed}: a step ran twice"
