@@ -7,6 +7,7 @@ cuts as further outputs.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Tiling:
 
 def _bounds(fractions: Fractions, size: int) -> list[Interval]:
     edges = [round(fraction * size) for fraction in fractions]
-    return [Interval(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return [Interval(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 class Bench:

@@ -2,7 +2,7 @@
 
 One trial chooses blocks and a tiling for each, runs every tile on the stitched maps of the blocks before, and compares
 every tensor at every cut, and every output, with what the whole model computes. The bound is zero: on one kernel path
-float networks too have to agree to the bit. Only without XNNPACK is a bound above zero used for float tensors, since the
+float networks too have to agree to the bit. Only without XNNPACK is a bound above zero used for float tensors: the
 builtin kernels order their sums by the size of the matrices they are given.
 """
 
@@ -67,7 +67,9 @@ def sampled_trials(network: Network, seed: int, count: int = TRIALS) -> list[Tri
     trials = []
     for number in range(count):
         blocks = int(random.integers(1, min(MOST_BLOCKS, units) + 1))
-        inner = sorted(int(i) for i in random.choice(np.arange(1, units), blocks - 1, replace=False)) if blocks > 1 else []
+        inner = (
+            sorted(int(i) for i in random.choice(np.arange(1, units), blocks - 1, replace=False)) if blocks > 1 else []
+        )
         # Strips first, since that is how groups run; then grids.
         tilings = tuple(
             Tiling(_fractions(random, MOST_TILES), _fractions(random, MOST_TILES - 2) if number % 2 else (0.0, 1.0))
@@ -83,7 +85,7 @@ def _fractions(random: np.random.Generator, most: int) -> tuple[float, ...]:
 
 
 def asked_trial(network: Network, tiling: Tiling, blocks: int | None) -> Trial:
-    """One trial with the same tiling for all blocks; `blocks` of about equal numbers of units, None for one per unit."""
+    """One trial with one tiling for all blocks; `blocks` of about equal numbers of units, None for one per unit."""
     units = len(network.units)
     if not units:
         return Trial((0,), ())

@@ -28,7 +28,8 @@ def verify(
     """
     tiling, count = _tiling(tiles), _count(blocks)
     # Imported here, so that a wrong flag is answered before numpy and the runtime are loaded.
-    from legion_iot.bench.verify import Tiling, asked_trial, sampled_trials  # noqa: PLC0415
+    from legion_iot.bench.stitching import Tiling  # noqa: PLC0415
+    from legion_iot.bench.verify import asked_trial, sampled_trials  # noqa: PLC0415
     from legion_iot.bench.verify import verify as run  # noqa: PLC0415
     from legion_iot.cli.model_file import open_network, read_inputs  # noqa: PLC0415
 
@@ -63,7 +64,9 @@ def verify(
     else:
         _print(report)
     if not network.units:
-        err.print(f"nothing to cut: {network.ended_by}; the whole model runs on one device", markup=False, soft_wrap=True)
+        err.print(
+            f"nothing to cut: {network.ended_by}; the whole model runs on one device", markup=False, soft_wrap=True
+        )
     if not verdict.ok:
         err.print(f"legion: {verdict.where} differs from the whole model's", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1)
@@ -74,7 +77,9 @@ def _print(report: dict[str, object]) -> None:
         f"differ by {report['max_abs_error']:g} at most ({report['max_rel_error']:.2g} of the largest value; "
         f"allowed: {report['bound']:g})"
     )  # fmt: skip
-    out.print(f"{report['model']}: {report['tensors_compared']} stitched tensors {result}", markup=False, soft_wrap=True)
+    out.print(
+        f"{report['model']}: {report['tensors_compared']} stitched tensors {result}", markup=False, soft_wrap=True
+    )
     ended = f", ended by: {report['trunk_ended_by']}" if report["trunk_ended_by"] else ""
     out.print(f"trunk: {report['trunk_units']} of {report['units']} units{ended}", markup=False, soft_wrap=True)
     out.print(

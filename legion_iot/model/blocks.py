@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from legion_iot.errors import ModelError
-from legion_iot.model.geometry import CHANNELWISE, HEIGHT, UNARY, WIDTH, NotLocalError, OpGeometry, Region, op_geometry
+from legion_iot.model.geometry import HEIGHT, WIDTH, Region
 from legion_iot.model.graph import Graph, Op
+from legion_iot.model.locality import CHANNELWISE, UNARY, NotLocalError, OpGeometry, op_geometry
 
 # A branch is short when it ends within this many ops: ResNet's and MobileNet's have up to 5, inception's about 8.
 BRANCH_OPS = 10

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from legion_iot.errors import ModelError
 from legion_iot.model.blocks import Network, op_flops
-from legion_iot.model.geometry import BINARY, HEIGHT, SAME, WIDTH, CountingWindow, Interval, Need, Region, slice_bounds
+from legion_iot.model.geometry import HEIGHT, SAME, WIDTH, CountingWindow, Interval, Need, Region
 from legion_iot.model.graph import Graph, Op, Tensor
+from legion_iot.model.locality import BINARY, slice_bounds
 
 VALID = 1  # Padding of the TFLite schema
 

@@ -88,7 +88,9 @@ class RandomNetwork:
         self.tensors.append(tensor)
         return len(self.tensors) - 1
 
-    def _map(self, height: int, width: int, channels: int, dtype: str, scale: float = 0.0, zero: int | None = None) -> Map:
+    def _map(
+        self, height: int, width: int, channels: int, dtype: str, scale: float = 0.0, zero: int | None = None
+    ) -> Map:
         if dtype == "float32":
             scale, zero = 0.0, 0
         elif zero is None:
@@ -108,7 +110,9 @@ class RandomNetwork:
     def _integers(self, *values: int | tuple[int, ...]) -> int:
         return self._constant(np.array(values, np.int32))
 
-    def _emit(self, kind: str, inputs: tuple[int, ...], outputs: tuple[int, ...], table: str = "", **options: Any) -> None:
+    def _emit(
+        self, kind: str, inputs: tuple[int, ...], outputs: tuple[int, ...], table: str = "", **options: Any
+    ) -> None:
         self.ops.append(Op(kind, inputs, outputs, table, options))
 
     def _fits(self, height: int, width: int, channels: int = 1) -> bool:
@@ -351,9 +355,17 @@ class RandomNetwork:
     def _depth_space(self, source: Map) -> Map | None:
         block = self._pick(2, 3)
         if source.height % block == 0 and source.width % block == 0 and self._chance(0.5):
-            size, channels, kind = (source.height // block, source.width // block), source.channels * block**2, "SPACE_TO_DEPTH"
+            size, channels, kind = (
+                (source.height // block, source.width // block),
+                source.channels * block**2,
+                "SPACE_TO_DEPTH",
+            )
         elif source.channels % block**2 == 0:
-            size, channels, kind = (source.height * block, source.width * block), source.channels // block**2, "DEPTH_TO_SPACE"
+            size, channels, kind = (
+                (source.height * block, source.width * block),
+                source.channels // block**2,
+                "DEPTH_TO_SPACE",
+            )
         else:
             return None
         if not self._fits(*size, channels):

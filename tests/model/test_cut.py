@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,12 +28,14 @@ fractions = st.lists(st.floats(0, 1, allow_nan=False), max_size=3).map(lambda in
 tilings = st.builds(Tiling, fractions, fractions)
 
 
-def stitched(bench: Bench, inputs: Sequence[Array], cuts: Sequence[int], block_tilings: Sequence[Tiling]) -> list[Array]:
+def stitched(
+    bench: Bench, inputs: Sequence[Array], cuts: Sequence[int], block_tilings: Sequence[Tiling]
+) -> list[Array]:
     """The network's outputs, block after block, each from its own tiles and on the stitched maps before it."""
     network = bench.network
     values = dict(zip(network.graph.inputs, inputs, strict=True))
     bounds = [0, *sorted({cut % len(network.units) for cut in cuts} - {0}), len(network.units)]
-    for number, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (first, end) in enumerate(itertools.pairwise(bounds)):
         tiling = block_tilings[number % len(block_tilings)]
         values.update(bench.run_block(network.block_ops(first, end - 1), tiling, values))
     return [values[tensor] for tensor in network.graph.outputs]
