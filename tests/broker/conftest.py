@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
 import pytest
+
 from legion_iot_broker.launch import RunningBroker, local_broker
 from legion_iot_broker.mosquitto import find_mosquitto
 

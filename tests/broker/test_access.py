@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from legion_iot_broker.access import AccessList, Users, hash_password, password_file
-from legion_iot_broker.embedded import EmbeddedBroker
-from legion_iot_broker.launch import RunningBroker
-from legion_iot_broker.mosquitto import MosquittoProcess
 
 from legion_iot.errors import BrokerError, UsageError
 from legion_iot.transport import Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
+from legion_iot_broker.access import AccessList, Users, hash_password, password_file
+from legion_iot_broker.embedded import EmbeddedBroker
+from legion_iot_broker.launch import RunningBroker
+from legion_iot_broker.mosquitto import MosquittoProcess
 
 PATIENCE = 20.0
 USERS = {"pi1": "one", "pi2": "two", "boss": "three"}

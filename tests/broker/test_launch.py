@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+
+from legion_iot.errors import BrokerError
+from legion_iot.transport.paho import PahoConnection
 from legion_iot_broker import mosquitto as mosquitto_module
 from legion_iot_broker.embedded import EmbeddedBroker
 from legion_iot_broker.launch import local_broker
 from legion_iot_broker.mosquitto import MosquittoProcess, find_mosquitto
-
-from legion_iot.errors import BrokerError
-from legion_iot.transport.paho import PahoConnection
 
 from .conftest import Starter, require_mosquitto
 

@@ -10,6 +10,9 @@ import tracemalloc
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
 from legion_iot_broker.embedded import EmbeddedBroker
 from legion_iot_broker.framing import Framer
 from legion_iot_broker.limits import BrokerLimits
@@ -26,8 +29,6 @@ from legion_iot_broker.packets import (
     publish_header,
 )
 from legion_iot_broker.wire_format import Cursor, PacketError, packet, string, u16, varint
-from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 LIMIT = 1 << 20
 TOPICS = st.text(st.characters(exclude_characters="+#\0", exclude_categories=["Cs"]), min_size=1, max_size=30).filter(

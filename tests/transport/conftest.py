@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import pytest
-from legion_iot_broker.embedded import EmbeddedBroker
-from legion_iot_broker.mosquitto import MosquittoProcess, find_mosquitto
 
 from legion_iot.transport.connection import (
     BrokerAddress,
@@ -24,6 +22,8 @@ from legion_iot.transport.connection import (
 )
 from legion_iot.transport.memory import MemoryBroker, MemoryConnection
 from legion_iot.transport.paho import PahoConnection
+from legion_iot_broker.embedded import EmbeddedBroker
+from legion_iot_broker.mosquitto import MosquittoProcess, find_mosquitto
 
 # Generous: it bounds a failing test, and a passing one never waits for it.
 PATIENCE = 20.0
