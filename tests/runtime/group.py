@@ -119,7 +119,7 @@ class Broker:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._retained: dict[str, bytes] = {}
-        self._clients: dict[str, Callable[[str, bytes], None]] = {}
+        self._clients: dict[str, tuple[int, Callable[[str, bytes], None]]] = {}  # the link's number, and its end
         self._filters: dict[str, Callable[[str], bool]] = {}
         self._last: dict[tuple[str, str], float] = {}
 
@@ -133,7 +133,7 @@ class Broker:
         self.now = until
 
     def connect(self, client: str, wants: Callable[[str], bool], take: Callable[[str, bytes], None]) -> None:
-        self._clients[client], self._filters[client] = take, wants
+        self._clients[client], self._filters[client] = (next(self._numbers), take), wants
         for topic in sorted(self._retained):
             if wants(topic):
                 self._send(client, topic, self._retained[topic], qos=1)
@@ -151,11 +151,11 @@ class Broker:
                 self._send(client, topic, payload, qos)
 
     def _send(self, client: str, topic: str, payload: bytes, qos: int) -> None:
-        take = self._clients[client]
+        link = self._clients[client]
 
         def deliver() -> None:
-            if self._clients.get(client) == take:  # not to a link that has ended since
-                take(topic, payload)
+            if self._clients.get(client) is link:  # what is under way when a link ends is lost
+                link[1](topic, payload)
 
         for _ in range(2 if qos and self.random.random() < self._duplicates else 1):
             arrives = max(self._last.get((client, topic), 0.0), self.now + self.random.uniform(0.0, self._slowest))
@@ -174,7 +174,6 @@ class Agent:
         self.alive, self._linked, self._working = True, False, False
         self._outbox: list[tuple[str, bytes, bool]] = []
         self._events: deque[agent.Event] = deque()
-        self._links = itertools.count()
         self.link()
         self._broker.at(TICK, self._tick)
 
@@ -186,17 +185,12 @@ class Agent:
             return
         self._linked = True
         inbox, told = f"{TOPICS.base}/agents/{self.name}/inbox/", {self._topic("assignment"), self._topic("command")}
-        take = self._taker(next(self._links))
-        self._broker.connect(self.name, lambda topic: topic.startswith(inbox) or topic in told, take)
+        self._broker.connect(self.name, lambda topic: topic.startswith(inbox) or topic in told, self._take)
         for topic, payload, retain in self._outbox:
             self._broker.publish(topic, payload, retain=retain)
         self._outbox.clear()
         self._publish_info()
         self._publish(self._topic("state"), AgentState("online", self.session), retain=True)
-
-    def _taker(self, link: int) -> Callable[[str, bytes], None]:
-        del link  # a new function each time: the broker tells links apart by it
-        return lambda topic, payload: self._take(topic, payload)
 
     def break_link(self, will_after: float) -> None:
         """The broker notices after a while, and publishes the will."""

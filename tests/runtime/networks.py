@@ -1,4 +1,4 @@
-"""Small networks with every shape of plan: a chain, a residual block, outputs at several scales, with and without a tail."""
+"""Small networks of every kind: a chain, residual blocks, outputs at several scales, with and without a tail."""
 
 from __future__ import annotations
 

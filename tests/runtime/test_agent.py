@@ -1,0 +1,320 @@
+"""The agent's machine: fetching models, and assignments that come early, twice, or make no sense."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from legion_iot.runtime import agent as machine
+from legion_iot.runtime.agent import CHUNK, CHUNK_ATTEMPTS, CHUNK_TIMEOUT, CHUNKS_IN_FLIGHT
+from legion_iot.runtime.exchange import TensorForm
+from legion_iot.wire.messages import (
+    AssignedStep,
+    Assignment,
+    Chunk,
+    Command,
+    Failed,
+    ModelReference,
+    PeerRegion,
+    Ready,
+    RegionBounds,
+    TensorRegion,
+)
+
+CONTENT = random.Random(1).randbytes(CHUNK * 11 + 777)
+FIRST = ModelReference("first", "a" * 64, len(CONTENT))
+SECOND = ModelReference("second", "b" * 64, CHUNK // 2)
+FORMS = {0: TensorForm(1, "float32"), 1: TensorForm(1, "float32")}
+
+
+def assignment(
+    epoch: int,
+    model: ModelReference = FIRST,
+    *,
+    receives: tuple[PeerRegion, ...] | None = None,
+    sends: tuple[PeerRegion, ...] | None = None,
+) -> Assignment:
+    """One step: rows 0 to 4 of tensor 0 become rows 0 to 2 of tensor 1."""
+    step = AssignedStep(0, (0, 0), (TensorRegion(0, (0, 4, 0, 3)),), (TensorRegion(1, (0, 2, 0, 3)),))
+    return Assignment(
+        epoch,
+        model,
+        (step,),
+        (PeerRegion(0, 0, (0, 4, 0, 3), "orchestrator"),) if receives is None else receives,
+        (PeerRegion(1, 1, (0, 2, 0, 3), "orchestrator"),) if sends is None else sends,
+    )
+
+
+class Line:
+    """The orchestrator's end of a fetch: what was asked, and the answers to it."""
+
+    def __init__(self, state: machine.State) -> None:
+        self.state, self.now = state, 100.0
+        self.asked: list[machine.AskChunk] = []
+        self.stored: dict[int, bytes] = {}
+        self.others: list[machine.Effect] = []
+
+    def tell(self, event: machine.Event) -> list[machine.Effect]:
+        effects = machine.step(self.state, event, self.now)
+        for effect in effects:
+            match effect:
+                case machine.AskChunk():
+                    self.asked.append(effect)
+                case machine.StoreChunk(chunk=chunk, body=body):
+                    self.stored[chunk.offset] = bytes(body)
+                case _:
+                    self.others.append(effect)
+        fetch = self.state.fetch
+        assert fetch is None or len(fetch.in_flight) <= CHUNKS_IN_FLIGHT
+        return effects
+
+    def wait(self, seconds: float) -> list[machine.Effect]:
+        self.now += seconds
+        return self.tell(machine.Tick())
+
+    def answer(self, asked: machine.AskChunk) -> list[machine.Effect]:
+        wanted = asked.request
+        body = CONTENT[wanted.offset : wanted.offset + wanted.size]
+        return self.tell(machine.ChunkArrived(Chunk(wanted.sha256, wanted.offset), memoryview(body)))
+
+    def answer_all(self) -> None:
+        while self.asked:
+            self.answer(self.asked.pop(0))
+
+    def failures(self) -> list[Failed]:
+        return [e.message for e in self.others if isinstance(e, machine.Report) and isinstance(e.message, Failed)]
+
+
+def line(*, models: tuple[ModelReference, ...] = ()) -> Line:
+    return Line(machine.State("ant", {model.sha256 for model in models}))
+
+
+def fetch_command(model: ModelReference, operation: str = "fetch") -> machine.CommandArrived:
+    return machine.CommandArrived(Command(operation, model, 1.0))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_model_arrives_whole_whatever_is_lost_repeated_or_late(seed: int) -> None:
+    draw, end = random.Random(seed), line()
+    end.tell(fetch_command(FIRST))
+    answered: list[machine.AskChunk] = []
+    for _ in range(3000):
+        if not end.asked:
+            if machine.FinishModel(FIRST) in end.others:
+                break
+            end.wait(CHUNK_TIMEOUT + 0.1)
+            continue
+        asked = end.asked.pop(draw.randrange(len(end.asked)))
+        if draw.random() < 0.3:
+            continue  # lost
+        answered.append(asked)
+        end.answer(asked)
+        end.answer(draw.choice(answered))  # one that came before comes again
+    assert b"".join(end.stored[offset] for offset in sorted(end.stored)) == CONTENT
+    assert end.others == [machine.FinishModel(FIRST)]
+    assert not end.failures()
+
+
+def test_lost_chunks_are_asked_for_again_and_no_others() -> None:
+    end = line()
+    end.tell(fetch_command(FIRST))
+    first = end.asked.copy()
+    assert len(first) == CHUNKS_IN_FLIGHT
+    end.asked.clear()
+    end.answer(first[2])
+    end.asked.clear()
+    assert end.wait(CHUNK_TIMEOUT - 0.1) == []
+    end.wait(0.2)
+    lost = {a.request.offset for a in first} - {first[2].request.offset} | {CHUNK * CHUNKS_IN_FLIGHT}
+    assert {a.request.offset for a in end.asked} == lost
+    assert len(end.asked) == CHUNKS_IN_FLIGHT
+
+
+def test_a_chunk_of_the_wrong_size_or_place_is_not_stored() -> None:
+    end = line()
+    end.tell(fetch_command(FIRST))
+    for sha256, offset, size in (
+        (FIRST.sha256, 0, CHUNK - 1),
+        (FIRST.sha256, 0, CHUNK + 1),
+        (FIRST.sha256, 0, 0),
+        (FIRST.sha256, 1, CHUNK),
+        (FIRST.sha256, -CHUNK, CHUNK),
+        (FIRST.sha256, CHUNK * 9, CHUNK),  # not asked for yet
+        (SECOND.sha256, 0, CHUNK),
+    ):
+        assert end.tell(machine.ChunkArrived(Chunk(sha256, offset), memoryview(bytes(size)))) == []
+    assert end.stored == {}
+    assert end.state.dropped == 7
+
+
+def test_a_fetch_that_nobody_answers_is_given_up_with_a_report() -> None:
+    end = line()
+    end.tell(fetch_command(FIRST))
+    for _ in range(CHUNK_ATTEMPTS):
+        end.wait(CHUNK_TIMEOUT + 0.1)
+        assert not end.failures()
+    end.wait(CHUNK_TIMEOUT + 0.1)
+    (failed,) = end.failures()
+    assert failed.epoch == 0
+    assert "first" in failed.reason
+    assert end.state.fetch is None
+    assert end.wait(100) == []
+
+
+def test_progress_renews_the_attempts() -> None:
+    end = line()
+    end.tell(fetch_command(FIRST))
+    for _ in range(CHUNK_ATTEMPTS + 3):
+        end.answer(end.asked.pop())
+        end.wait(CHUNK_TIMEOUT + 0.1)
+    assert not end.failures()
+
+
+def test_an_assignment_waits_for_its_model() -> None:
+    end = line()
+    assert machine.Unload() in end.tell(machine.AssignmentArrived(assignment(5)))
+    end.answer_all()
+    effects = end.tell(machine.ModelStored(FIRST.sha256))
+    assert effects == [machine.PublishInfo(), machine.Load(assignment(5))]
+
+
+def test_only_the_newest_assignment_is_loaded_after_a_fetch() -> None:
+    end = line()
+    end.tell(machine.AssignmentArrived(assignment(5)))
+    end.tell(machine.AssignmentArrived(assignment(6)))
+    end.answer_all()
+    effects = end.tell(machine.ModelStored(FIRST.sha256))
+    assert [e for e in effects if isinstance(e, machine.Load)] == [machine.Load(assignment(6))]
+
+
+def test_an_assignment_taken_back_during_its_fetch_is_not_loaded() -> None:
+    end = line()
+    end.tell(machine.AssignmentArrived(assignment(5)))
+    end.tell(machine.AssignmentArrived(Assignment(6, FIRST, (), (), ())))
+    assert end.others[-1] == machine.Report(Ready(6))
+    end.answer_all()
+    assert end.tell(machine.ModelStored(FIRST.sha256)) == [machine.PublishInfo()]
+
+
+def test_an_assignment_survives_a_command_to_fetch_another_model() -> None:
+    end = line()
+    end.tell(machine.AssignmentArrived(assignment(5)))
+    end.asked.clear()
+    end.tell(fetch_command(SECOND))
+    assert {a.request.sha256 for a in end.asked} == {SECOND.sha256}
+    end.answer_all()
+    end.tell(machine.ModelStored(SECOND.sha256))
+    assert {a.request.sha256 for a in end.asked} == {FIRST.sha256}, "the assignment's own model is fetched next"
+    end.answer_all()
+    assert machine.Load(assignment(5)) in end.tell(machine.ModelStored(FIRST.sha256))
+
+
+def test_an_assignment_survives_another_model_that_cannot_be_stored() -> None:
+    end = line()
+    end.tell(machine.AssignmentArrived(assignment(5)))
+    end.tell(fetch_command(SECOND))
+    end.asked.clear()
+    end.tell(machine.ModelStored(SECOND.sha256, "disk full"))
+    assert end.failures() == [Failed(0, "", "disk full")]
+    assert {a.request.sha256 for a in end.asked} == {FIRST.sha256}
+
+
+def test_an_assigned_model_that_cannot_be_stored_is_reported_once_and_not_fetched_for_ever() -> None:
+    end = line()
+    end.tell(machine.AssignmentArrived(assignment(5)))
+    end.asked.clear()
+    end.tell(machine.ModelStored(FIRST.sha256, "disk full"))
+    end.tell(machine.ModelStored(FIRST.sha256, "disk full"))
+    assert end.failures() == [Failed(5, "", "disk full")]
+    assert end.asked == []
+
+
+def test_a_profile_command_during_the_fetch_runs_once_after_it() -> None:
+    end = line()
+    end.tell(fetch_command(FIRST))
+    for _ in range(1000):
+        end.tell(fetch_command(FIRST, "profile"))
+    end.answer_all()
+    effects = end.tell(machine.ModelStored(FIRST.sha256))
+    assert effects == [machine.PublishInfo(), machine.RunProfile(FIRST, 1.0)]
+
+
+def test_a_profile_command_for_a_model_at_hand_runs_at_once() -> None:
+    end = line(models=(FIRST,))
+    assert end.tell(fetch_command(FIRST, "profile")) == [machine.RunProfile(FIRST, 1.0)]
+    assert end.tell(fetch_command(FIRST)) == [machine.PublishInfo()]
+
+
+def test_a_repeated_assignment_does_nothing() -> None:
+    end = line(models=(FIRST,))
+    assert end.tell(machine.AssignmentArrived(assignment(5))) == [machine.Unload(), machine.Load(assignment(5))]
+    assert end.tell(machine.AssignmentArrived(assignment(5))) == []
+    assert end.tell(machine.Loaded(5, FORMS)) == [machine.Report(Ready(5))]
+    assert end.tell(machine.AssignmentArrived(assignment(5))) == []
+    assert end.state.exchange is not None
+
+
+def test_what_was_loaded_for_an_older_epoch_counts_for_nothing() -> None:
+    end = line(models=(FIRST,))
+    end.tell(machine.AssignmentArrived(assignment(5)))
+    end.tell(machine.AssignmentArrived(assignment(6)))
+    assert end.tell(machine.Loaded(5, FORMS)) == []
+    assert end.tell(machine.Loaded(5, {}, "no memory")) == []
+    assert end.tell(machine.Loaded(6, FORMS)) == [machine.Report(Ready(6))]
+
+
+def test_a_step_of_an_older_epoch_sends_nothing() -> None:
+    end = line(models=(FIRST,))
+    end.tell(machine.AssignmentArrived(assignment(5)))
+    end.tell(machine.Loaded(5, FORMS))
+    end.tell(machine.AssignmentArrived(assignment(6)))
+    end.tell(machine.Loaded(6, FORMS))
+    outputs = {1: np.zeros((2, 3, 1), np.float32)}
+    assert end.tell(machine.StepDone(5, "r", 1, 0, outputs, 0.1)) == []
+    effects = end.tell(machine.StepDone(6, "r", 1, 0, outputs, 0.1))
+    assert [e.target for e in effects if isinstance(e, machine.SendRegion)] == ["orchestrator"]
+
+
+def test_before_anything_is_loaded_events_of_steps_do_nothing() -> None:
+    end = line()
+    assert end.tell(machine.StepDone(5, "r", 1, 0, {}, 0.1)) == []
+    assert end.tell(machine.Loaded(5, FORMS)) == []
+    assert end.tell(machine.Tick()) == []
+
+
+WRONG: list[tuple[int, RegionBounds]] = [
+    (1, (0, 3, 0, 3)),
+    (1, (1, 0, 0, 3)),
+    (1, (-1, 2, 0, 3)),
+    (0, (0, 1, 0, 1)),
+    (9, (0, 1, 0, 1)),
+]
+
+
+@pytest.mark.parametrize(("tensor", "region"), WRONG)
+@pytest.mark.parametrize("peer", ["ant", "orchestrator"])
+def test_an_assignment_that_sends_what_it_does_not_make_is_reported(
+    tensor: int, region: RegionBounds, peer: str
+) -> None:
+    end = line(models=(FIRST,))
+    end.tell(machine.AssignmentArrived(assignment(5, sends=(PeerRegion(1, tensor, region, peer),))))
+    (effect,) = end.tell(machine.Loaded(5, FORMS))
+    assert isinstance(effect, machine.Report)
+    assert isinstance(effect.message, Failed)
+    assert "contradicts itself" in effect.message.reason
+    assert end.state.exchange is None
+
+
+@pytest.mark.parametrize(
+    ("step", "tensor", "region"), [(0, 1, (0, 1, 0, 1)), (2, 0, (0, 1, 0, 1)), (0, 0, (0, 5, 0, 3))]
+)
+def test_an_assignment_that_receives_what_it_does_not_need_is_reported(
+    step: int, tensor: int, region: RegionBounds
+) -> None:
+    end = line(models=(FIRST,))
+    end.tell(machine.AssignmentArrived(assignment(5, receives=(PeerRegion(step, tensor, region, "bee"),))))
+    (effect,) = end.tell(machine.Loaded(5, FORMS))
+    assert isinstance(effect, machine.Report)
+    assert isinstance(effect.message, Failed)

@@ -1,0 +1,160 @@
+"""What a participant takes in, refuses, remembers and forgets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from legion_iot.errors import ProtocolError
+from legion_iot.model.geometry import Interval, Region
+from legion_iot.runtime.exchange import MAX_REQUESTS, REMEMBERED, Exchange, TensorForm
+from legion_iot.wire.messages import Fragment, PeerRegion
+from legion_iot.wire.tensors import Array
+
+WHOLE = Region(Interval(0, 4), Interval(0, 3))
+FORMS = {5: TensorForm(2, "float32"), 6: TensorForm(1, "int8")}
+VALUES = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+
+
+def exchange() -> Exchange:
+    """Step 1 needs tensor 5, its upper half from ant and its lower from bee; step 2 needs tensor 6 from ant."""
+    receives = [PeerRegion(1, 5, (0, 2, 0, 3), "ant"), PeerRegion(1, 5, (2, 4, 0, 3), "bee"),
+                PeerRegion(2, 6, (0, 1, 0, 1), "ant")]  # fmt: skip
+    needs = {1: {5: WHOLE}, 2: {6: Region(Interval(0, 1), Interval(0, 1))}}
+    return Exchange(7, needs, receives, FORMS)
+
+
+def put(
+    to: Exchange,
+    sender: str,
+    rows: tuple[int, int],
+    *,
+    request: str = "r",
+    epoch: int = 7,
+    step: int = 1,
+    tensor: int = 5,
+    channels: int = 2,
+    dtype: str = "float32",
+) -> dict[int, Array] | None:
+    header = Fragment(request, 1, epoch, step, tensor, (*rows, 0, 3), channels, dtype)
+    body = VALUES[rows[0] : rows[1]].astype(dtype)[..., :channels]
+    return to.put_fragment(sender, header, memoryview(body.tobytes()))
+
+
+def test_a_step_is_complete_with_its_last_element() -> None:
+    box = exchange()
+    assert put(box, "ant", (0, 1)) is None
+    assert put(box, "bee", (2, 4)) is None
+    inputs = put(box, "ant", (1, 2))
+    assert inputs is not None
+    np.testing.assert_array_equal(inputs[5], VALUES)
+
+
+def test_duplicates_neither_complete_a_step_nor_repeat_it() -> None:
+    box = exchange()
+    for _ in range(3):
+        assert put(box, "ant", (0, 2)) is None
+    assert put(box, "bee", (2, 4)) is not None
+    assert put(box, "bee", (2, 4)) is None
+    assert put(box, "ant", (0, 2)) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epoch": 6},
+        {"epoch": 8},
+        {"sender": "bee"},
+        {"sender": "cat"},
+        {"step": 2},
+        {"step": 3},
+        {"tensor": 6},
+        {"tensor": -1},
+        {"rows": (1, 3)},
+        {"channels": 1},
+        {"dtype": "float16"},
+        {"dtype": "complex64"},
+    ],
+    ids=str,
+)
+def test_what_the_plan_does_not_say_is_refused_and_takes_no_memory(wrong: dict[str, object]) -> None:
+    box = exchange()
+    arguments = {"sender": "ant", "rows": (0, 2), **wrong}
+    with pytest.raises(ProtocolError):
+        put(box, **arguments)  # type: ignore[arg-type]
+    assert len(box) == 0
+
+
+def test_an_empty_or_oversized_body_is_refused() -> None:
+    box = exchange()
+    for region, body in (
+        ((0, 0, 0, 3), b""),
+        ((0, 2, 0, 0), b""),
+        ((0, 2, 0, 3), bytes(47)),
+        ((0, 2, 0, 3), bytes(49)),
+    ):
+        with pytest.raises(ProtocolError):
+            box.put_fragment("ant", Fragment("r", 1, 7, 1, 5, region, 2, "float32"), memoryview(body))
+    assert len(box) == 0
+
+
+def test_two_requests_do_not_mix() -> None:
+    box = exchange()
+    assert put(box, "ant", (0, 2), request="a") is None
+    assert put(box, "bee", (2, 4), request="b") is None
+    assert put(box, "bee", (2, 4), request="a") is not None
+    assert put(box, "ant", (0, 2), request="b") is not None
+
+
+def test_memory_is_freed_when_all_steps_had_their_inputs() -> None:
+    box = exchange()
+    put(box, "ant", (0, 2))
+    put(box, "bee", (2, 4))
+    assert len(box) == 1, "step 2 still waits"
+    header = Fragment("r", 1, 7, 2, 6, (0, 1, 0, 1), 1, "int8")
+    assert box.put_fragment("ant", header, memoryview(b"\x05")) is not None
+    assert len(box) == 0
+
+
+def test_the_late_fragments_of_a_forgotten_request_take_no_memory() -> None:
+    box = exchange()
+    put(box, "ant", (0, 2))
+    box.forget("r")
+    assert len(box) == 0
+    assert put(box, "bee", (2, 4)) is None
+    assert len(box) == 0
+
+
+def test_the_oldest_request_is_dropped_beyond_the_bound() -> None:
+    box = exchange()
+    for number in range(MAX_REQUESTS + 5):
+        put(box, "ant", (0, 2), request=f"r{number}")
+        assert len(box) <= MAX_REQUESTS
+    assert len(box) == MAX_REQUESTS
+    for number in range(5):
+        assert put(box, "bee", (2, 4), request=f"r{number}") is None, "it was dropped, and stays so"
+    assert put(box, "bee", (2, 4), request=f"r{MAX_REQUESTS + 4}") is not None
+
+
+def test_ended_requests_are_remembered_up_to_a_bound() -> None:
+    box = exchange()
+    for number in range(REMEMBERED):
+        box.forget(f"r{number}")
+    put(box, "ant", (0, 2), request="r0")
+    assert len(box) == 0
+    box.forget("one more")
+    put(box, "ant", (0, 2), request="r0")
+    assert len(box) == 1
+
+
+@pytest.mark.parametrize(
+    "part", [(3, 5, (0, 2, 0, 3)), (1, 6, (0, 1, 0, 1)), (1, 5, (3, 5, 0, 3)), (1, 5, (2, 1, 0, 3))], ids=str
+)
+def test_a_plan_that_contradicts_itself_is_refused(part: tuple[int, int, tuple[int, int, int, int]]) -> None:
+    with pytest.raises(ProtocolError):
+        Exchange(7, {1: {5: WHOLE}}, [PeerRegion(*part, "ant")], FORMS)
+
+
+def test_a_tensor_without_a_form_is_refused() -> None:
+    with pytest.raises(ProtocolError):
+        Exchange(7, {1: {9: WHOLE}}, [PeerRegion(1, 9, (0, 4, 0, 3), "ant")], FORMS)

@@ -1,0 +1,56 @@
+"""A group that computes with the real executor answers with the same bits as the whole model on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from legion_iot.files import sha256_of
+from legion_iot.model import tflite
+from legion_iot.runtime.exchange import TensorForm
+from legion_iot.wire.messages import Assignment, ModelReference
+from legion_iot.wire.tensors import Array
+from legion_iot_agent.executor import Executor, seeded_inputs
+from legion_iot_agent.interpreter import Interpreter
+from tests.runtime.group import Group, Temper
+from tests.runtime.networks import GRAPHS, NETWORKS
+
+pytest.importorskip("ai_edge_litert.interpreter")
+
+
+class RealWorker:
+    """The executor a device uses."""
+
+    def __init__(self, model: Path, directory: Path) -> None:
+        self._model, self._executor = model, Executor(directory)
+
+    def load(self, assignment: Assignment) -> dict[int, TensorForm]:
+        return self._executor.load(self._model, assignment)
+
+    def run(self, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]:
+        return self._executor.run(step, inputs)[0]
+
+
+@pytest.mark.parametrize("name", ["residual", "scales", "mixed"])
+def test_the_group_answers_as_one_device_does(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.tflite"
+    graph = GRAPHS[name]()
+    tflite.write_file(graph, path)
+    reference = ModelReference(name, sha256_of(path), path.stat().st_size)
+    group = Group(NETWORKS[name], model=reference, duplicates=0.2, least_agents=3, least_blocks=2)
+    for number, agent in enumerate(("ant", "bee", "cat")):
+        group.start(agent, Temper(speed=1.0 + number), RealWorker(path, tmp_path / agent))
+    group.run_until("serving")
+    inputs = {group.ask(tuple(seeded_inputs(graph, seed))): seeded_inputs(graph, seed) for seed in range(5)}
+    group.run(10)
+    whole = Interpreter(path)
+    for request, arrays in inputs.items():
+        ended = group.ended[request]
+        assert not ended.error, ended.reason
+        for actual, expected in zip(ended.outputs, whole.run(arrays), strict=True):
+            assert actual.dtype == expected.dtype
+            np.testing.assert_array_equal(actual, expected)
+    assert {agent for agent, _, _ in group.computed} == {"ant", "bee", "cat"}
