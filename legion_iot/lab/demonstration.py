@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy.typing as npt
-from legion_iot_broker.launch import RunningBroker, local_broker
 
 from legion_iot.errors import AgentError, InputError, LegionError, RequestError, UsageError
 from legion_iot.lab.processes import AgentProcess, agent_processes
@@ -33,6 +32,7 @@ from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
 from legion_iot.wire.messages import Result
 from legion_iot.wire.topics import Topics
+from legion_iot_broker.launch import RunningBroker, local_broker
 
 Array = npt.NDArray[Any]
 

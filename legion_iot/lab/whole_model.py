@@ -20,9 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from legion_iot_agent.interpreter import Interpreter
 
 from legion_iot.errors import LegionError, ModelError
+from legion_iot_agent.interpreter import Interpreter
 
 Array = npt.NDArray[Any]
 

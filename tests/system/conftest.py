@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from legion_iot_broker.mosquitto import find_mosquitto
 from PIL import Image
+
+from legion_iot_broker.mosquitto import find_mosquitto
 
 PATIENCE = 120.0  # seconds; bounds a failing test, a passing one never waits for it
 SCRIPTS = Path(sys.executable).parent

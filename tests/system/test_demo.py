@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from legion_iot_broker.mosquitto import MosquittoProcess
 from PIL import Image
+
+from legion_iot_broker.mosquitto import MosquittoProcess
 
 from .conftest import Stage, require_mosquitto, wait_until
 from .networks import picture_to_picture, residual_classifier
