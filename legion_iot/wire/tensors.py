@@ -50,7 +50,7 @@ def pieces(region: Region, element_bytes: int) -> Iterator[Region]:
     """The region, divided into regions of at most `PIECE` bytes of elements (always at least one element)."""
     row_bytes = len(region.columns) * element_bytes
     rows = max(1, PIECE // max(1, row_bytes))
-    columns = len(region.columns) if row_bytes <= PIECE else max(1, PIECE // element_bytes)
+    columns = max(1, len(region.columns) if row_bytes <= PIECE else PIECE // element_bytes)
     for top in range(region.rows.start, region.rows.stop, rows):
         for left in range(region.columns.start, region.columns.stop, columns):
             yield Region(
