@@ -1,0 +1,168 @@
+"""Regions are divided without gap or overlap, and come together again in any order."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from legion_iot.errors import ProtocolError
+from legion_iot.model.geometry import Interval, Region
+from legion_iot.wire import codec, tensors
+from legion_iot.wire.messages import Fragment
+from legion_iot.wire.tensors import (
+    INBOX,
+    MAX_BODY,
+    PIECE,
+    WIRE_DTYPES,
+    Array,
+    Assembly,
+    as_map,
+    bounds,
+    fragments,
+    pieces,
+    read_fragment,
+    region_of,
+)
+
+
+def region(top: int, bottom: int, left: int, right: int) -> Region:
+    return Region(Interval(top, bottom), Interval(left, right))
+
+
+@st.composite
+def regions(draw: st.DrawFn, largest: int = 40) -> Region:
+    top, left = draw(st.integers(0, 50)), draw(st.integers(0, 50))
+    return region(top, top + draw(st.integers(0, largest)), left, left + draw(st.integers(0, largest)))
+
+
+@settings(deadline=None)
+@given(regions(), st.integers(1, 2 * PIECE))
+def test_pieces_partition_a_region(whole: Region, element_bytes: int) -> None:
+    count = np.zeros((100, 100), int)
+    for piece in pieces(whole, element_bytes):
+        assert piece.area >= 1
+        assert piece.area * element_bytes <= PIECE or piece.area == 1
+        count[piece.rows.start : piece.rows.stop, piece.columns.start : piece.columns.stop] += 1
+    expected = np.zeros_like(count)
+    expected[whole.rows.start : whole.rows.stop, whole.columns.start : whole.columns.stop] = 1
+    np.testing.assert_array_equal(count, expected)
+
+
+@given(st.integers(1, 5000), st.integers(1, 300))
+def test_pieces_are_no_more_than_needed(rows: int, row_bytes: int) -> None:
+    """Where rows are small, each piece but the last is full to within one row."""
+    sizes = [piece.area * row_bytes for piece in pieces(region(0, rows, 0, 1), row_bytes)]
+    assert all(size > PIECE - row_bytes for size in sizes[:-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    whole=regions(12), channels=st.integers(1, 5), dtype=st.sampled_from(sorted(WIRE_DTYPES)),
+    piece=st.sampled_from([1, 16, 100, PIECE]), seed=st.integers(0, 999), strided=st.booleans(),
+)  # fmt: skip
+def test_fragments_in_any_order_rebuild_a_region(
+    whole: Region, channels: int, dtype: str, piece: int, seed: int, strided: bool
+) -> None:
+    """A part of a larger array travels in small pieces, shuffled, some of them twice."""
+    draw, noise = random.Random(seed), np.random.default_rng(seed)
+    held: Array = noise.integers(0, 2, (100, 100, channels)).astype(dtype)
+    if dtype != "bool":
+        held = noise.integers(0, 100, (100, 100, channels)).astype(dtype)
+    if strided:
+        held = np.asfortranarray(held)
+    header = Fragment("r", 1, 1, 0, 0, bounds(whole), channels, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensors, "PIECE", piece)
+        messages = list(fragments(header, held, region(0, 100, 0, 100)))
+    arriving = messages + draw.choices(messages, k=len(messages) // 2) if messages else []
+    draw.shuffle(arriving)
+    assembly = Assembly(whole, channels, dtype)
+    left = set(messages)
+    for message in arriving:
+        assert assembly.missing > 0 or not left
+        read, body = codec.unpack(INBOX, message)
+        assembly.put(region_of(read.region), read_fragment(read, body))
+        left.discard(message)
+        assert (assembly.missing == 0) == (not left)
+    expected = held[whole.rows.start : whole.rows.stop, whole.columns.start : whole.columns.stop]
+    np.testing.assert_array_equal(assembly.values, expected)
+    assert assembly.values.dtype == np.dtype(dtype)
+
+
+def test_a_large_map_travels_in_messages_that_brokers_take() -> None:
+    held = np.random.default_rng(1).standard_normal((224, 224, 64)).astype(np.float32)
+    whole = region(0, 224, 0, 224)
+    header = Fragment("r", 1, 1, 0, 0, bounds(whole), 64, "float32")
+    assembly = Assembly(whole, 64, "float32")
+    for message in fragments(header, held, whole):
+        assert len(message) <= PIECE + 4 + codec.MAX_HEADER
+        read, body = codec.unpack(INBOX, message)
+        assembly.put(region_of(read.region), read_fragment(read, body))
+    assert assembly.missing == 0
+    assert assembly.values.tobytes() == held.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("place", "shape", "dtype"),
+    [
+        (region(1, 3, 0, 4), (2, 4, 2), "float32"),  # above
+        (region(4, 7, 0, 4), (3, 4, 2), "float32"),  # below
+        (region(2, 4, 3, 5), (2, 2, 2), "float32"),  # beside
+        (region(2, 4, 0, 4), (2, 4, 2), "float16"),
+        (region(2, 4, 0, 4), (2, 4, 3), "float32"),
+        (region(2, 4, 0, 4), (2, 4, 1), "float32"),
+        (region(2, 4, 0, 4), (1, 1, 2), "float32"),  # numpy would spread it
+        (region(2, 4, 0, 4), (4, 2, 2), "float32"),
+    ],
+)
+def test_what_does_not_fit_changes_nothing(place: Region, shape: tuple[int, ...], dtype: str) -> None:
+    assembly = Assembly(region(2, 6, 0, 4), 2, "float32")
+    assembly.put(region(5, 6, 0, 4), np.full((1, 4, 2), 3, np.float32))
+    before, missing = assembly.values.copy(), assembly.missing
+    with pytest.raises(ProtocolError):
+        assembly.put(place, np.ones(shape, dtype))
+    assert assembly.missing == missing == 12
+    np.testing.assert_array_equal(assembly.values.view(np.uint8), before.view(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("values", "channels", "dtype", "size"),
+    [
+        ((0, 2, 0, 3), 4, "float32", 95),
+        ((0, 2, 0, 3), 4, "float32", 97),
+        ((0, 2, 0, 3), 4, "complex64", 192),
+        ((0, 2, 0, 3), 4, "object", 96),
+        ((0, 2, 0, 3), 4, "float32\0", 96),
+        ((0, 2, 0, 3), 0, "float32", 0),
+        ((0, 2, 0, 3), -4, "float32", 96),
+        ((0, 0, 0, 3), 4, "float32", 0),
+        ((0, 10**12, 0, 0), 2**62, "float32", 0),
+        ((0, 10**12, 0, 10**12), 2**62, "float32", 8),
+        ((2, 0, 0, 3), 4, "float32", 96),
+        ((-2, 0, 0, 3), 4, "float32", 96),
+        ((0, MAX_BODY + 1, 0, 1), 1, "int8", MAX_BODY + 1),
+    ],
+)
+def test_fragments_whose_header_and_body_disagree_are_refused(
+    values: tuple[int, int, int, int], channels: int, dtype: str, size: int
+) -> None:
+    with pytest.raises(ProtocolError):
+        read_fragment(Fragment("r", 1, 1, 0, 0, values, channels, dtype), memoryview(bytes(size)))
+
+
+def test_reading_copies_nothing() -> None:
+    body = bytearray(24)
+    values = read_fragment(Fragment("r", 1, 1, 0, 0, (0, 2, 0, 3), 1, "float32"), memoryview(body))
+    body[0:4] = np.float32(7).tobytes()
+    assert values[0, 0, 0] == 7
+
+
+def test_tensors_that_are_no_maps_travel_as_one_row() -> None:
+    assert as_map(np.zeros((1, 4, 5, 6))).shape == (4, 5, 6)
+    assert as_map(np.zeros((1, 10))).shape == (1, 10, 1)
+    assert as_map(np.zeros((2, 4, 5, 6))).shape == (1, 240, 1)
+    assert as_map(np.zeros(())).shape == (1, 1, 1)
