@@ -49,6 +49,8 @@ def check(plan: Plan, network: Network) -> None:
         if block.first != expected or block.last < block.first:
             raise ModelError(f"block {number} covers units {block.first}–{block.last}, but unit {expected} comes next")
         expected = block.last + 1
+        if expected > len(network.units):
+            break
         whole = Region.whole(network.graph.tensors[network.units[block.last].reference])
         tiles = [tile.region for tile in block.tiles]
         agents = [tile.agent for tile in block.tiles]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from legion_iot.errors import ModelError
 from legion_iot.model.blocks import Network
 from legion_iot.model.cut import cut_tail, tile_inputs, whole_or_flat
 from legion_iot.model.geometry import Region
@@ -57,10 +56,7 @@ class Routing:
 
 
 def route(network: Network, plan: Plan) -> Routing:
-    """Who needs what from whom. The last work is the orchestrator's: to collect the network's outputs.
-
-    Raises ModelError where an output is nobody's work.
-    """
+    """Who needs what from whom. The last work is the orchestrator's: to collect the network's outputs."""
     works = (*_block_works(network, plan), *_tail_work(network, plan), _answer_work(network, plan))
     owners: dict[int, list[tuple[Region, str]]] = {}
     for tensor in network.graph.inputs:
@@ -71,9 +67,6 @@ def route(network: Network, plan: Plan) -> Routing:
     transfers = []
     for work in works:
         for tensor, needed in work.inputs.items():
-            if tensor not in owners:
-                name = network.graph.tensors[tensor].name
-                raise ModelError(f"output {name!r} is a constant, which no device computes; export the network again")
             for owned, owner in owners[tensor]:
                 part = needed.intersection(owned)
                 if part.area:
