@@ -1,0 +1,33 @@
+"""Random plans: blocks and rectangular tiles, with no respect for speed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from legion_iot.model.blocks import Network
+from legion_iot.model.geometry import Interval, Region
+from legion_iot.planning.plan import Block, Plan, Tile
+
+AGENTS = ("ant", "bee", "cat", "dog", "elk")
+
+
+def cuts(size: int, parts: int, draw: random.Random) -> list[Interval]:
+    """Up to `parts` intervals of at least one row that follow each other over `size`."""
+    inner = sorted(draw.sample(range(1, size), min(parts - 1, size - 1)))
+    return [Interval(a, b) for a, b in zip([0, *inner], [*inner, size], strict=True)]
+
+
+def random_plan(network: Network, draw: random.Random) -> Plan:
+    """Blocks of random length; tiles in rows, or in rows and columns; agents in random order, some idle."""
+    count = len(network.units)
+    bounds = [0, *sorted(draw.sample(range(1, count), draw.randrange(count))), count] if count else [0]
+    blocks = []
+    for first, end in itertools.pairwise(bounds):
+        shape = network.graph.tensors[network.units[end - 1].reference].shape
+        rows = cuts(shape[1], draw.randrange(1, 4), draw)
+        columns = cuts(shape[2], draw.choice((1, 1, 2)) if len(rows) < 3 else 1, draw)
+        regions = [Region(r, c) for r in rows for c in columns]
+        agents = draw.sample(AGENTS, len(regions))
+        blocks.append(Block(first, end - 1, tuple(Tile(a, r) for a, r in zip(agents, regions, strict=True))))
+    return Plan("random", tuple(blocks), draw.choice(AGENTS))
