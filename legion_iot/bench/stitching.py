@@ -66,9 +66,13 @@ class Bench:
         graph = self.network.graph
         path = self._directory / "whole.tflite"
         tflite.write_file(dataclasses.replace(graph, outputs=(*graph.outputs, *watched)), path)
-        results = Interpreter(path, xnnpack=self._xnnpack).run(inputs)
+        results = self.run_file(path, inputs)
         count = len(graph.outputs)
         return results[:count], dict(zip(watched, results[count:], strict=True))
+
+    def run_file(self, path: Path, inputs: Sequence[Array]) -> list[Array]:
+        """The outputs of a model file."""
+        return Interpreter(path, xnnpack=self._xnnpack).run(inputs)
 
     def run_block(self, ops: tuple[int, ...], tiling: Tiling, values: Mapping[int, Array]) -> dict[int, Array]:
         """The block's output tensors, stitched from tiles that read their inputs from `values` (whole tensors)."""
@@ -89,13 +93,12 @@ class Bench:
         if not self.network.tail:
             return {}
         tail = cut_tail(self.network)
-        path = self._write(tail)
-        results = Interpreter(path, xnnpack=self._xnnpack).run([values[t] for t, _ in tail.inputs])
+        results = self.run_file(self._write(tail), [values[t] for t, _ in tail.inputs])
         return {tensor: result for (tensor, _), result in zip(tail.outputs, results, strict=True)}
 
     def run_sub_model(self, sub: SubModel, values: Mapping[int, Array]) -> list[Array]:
-        interpreter = Interpreter(self._write(sub), xnnpack=self._xnnpack)
-        return interpreter.run([np.ascontiguousarray(values[tensor][_place(region)]) for tensor, region in sub.inputs])
+        parts = [np.ascontiguousarray(values[tensor][_place(region)]) for tensor, region in sub.inputs]
+        return self.run_file(self._write(sub), parts)
 
     def _write(self, sub: SubModel) -> Path:
         path = self._directory / "part.tflite"

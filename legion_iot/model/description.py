@@ -10,6 +10,7 @@ Other runtimes ignore the buffer. A file from elsewhere has none; `describe` the
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,6 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from legion_iot.errors import ModelError
+from legion_iot.model import tflite_metadata
 from legion_iot.model.graph import Bytes, Graph
 from legion_iot.model.preprocessing import Preprocessing
 
@@ -43,7 +45,7 @@ class ModelDescription:
 
 
 def describe(graph: Graph) -> ModelDescription:
-    """What the file says about itself, or the usual guess.
+    """What the file says about itself, in our metadata or in TFLite's, or the usual guess.
 
     The guess for a float input is value = byte / 127.5 − 1 (TensorFlow's convention for image networks); a uint8 or
     int8 input takes the picture's bytes as they are, which is what both usual quantisations of [0, 1] and [−1, 1]
@@ -51,7 +53,7 @@ def describe(graph: Graph) -> ModelDescription:
     [1, H, W, 3] with H, W > 1 is "image". Raises ModelError where the metadata is there and cannot be read.
     """
     content = graph.metadata.get(METADATA_NAME)
-    return _guess(graph) if content is None else _parse(content)
+    return _from_file_metadata(graph, _guess(graph)) if content is None else _parse(content)
 
 
 def embed(description: ModelDescription) -> bytes:
@@ -77,6 +79,20 @@ def _guess(graph: Graph) -> ModelDescription:
     gray = len(source.shape) == 4 and source.shape[3] == 1
     preprocessing = Preprocessing(channels="gray" if gray else "rgb", raw=source.dtype in {"uint8", "int8"})
     return ModelDescription(_guess_answer(graph.tensors[graph.outputs[0]].shape), preprocessing)
+
+
+def _from_file_metadata(graph: Graph, guess: ModelDescription) -> ModelDescription:
+    """The guess, corrected by the normalisation and labels in TFLite's own metadata, as far as they fit."""
+    buffer = graph.metadata.get(tflite_metadata.METADATA_NAME)
+    if buffer is None or graph.file is None:
+        return guess
+    found = tflite_metadata.read_metadata(buffer, graph.file)
+    preprocessing = guess.preprocessing
+    if found.mean and found.std and not preprocessing.raw:
+        with contextlib.suppress(ValueError):  # figures that fit no picture
+            preprocessing = replace(preprocessing, mean=found.mean, std=found.std)
+    labels = found.labels if 0 < len(found.labels) <= MAX_LABELS else None
+    return replace(guess, preprocessing=preprocessing, labels=labels)
 
 
 def _guess_answer(shape: tuple[int, ...]) -> Answer:

@@ -130,7 +130,8 @@ class Op:
 class Graph:
     """One network: tensors, ops in execution order, and which tensors go in and come out.
 
-    `metadata` holds the file's named metadata buffers (for example TFLite metadata, label files).
+    `metadata` holds the file's named metadata buffers; `file` are the bytes it was read from, where a model may have
+    an archive of label files behind it.
     """
 
     tensors: tuple[Tensor, ...]
@@ -140,6 +141,7 @@ class Graph:
     name: str = "main"
     description: str = ""
     metadata: Mapping[str, Bytes] = field(default_factory=lambda: MappingProxyType({}))
+    file: Bytes | None = None
 
     def producers(self) -> dict[int, int]:
         """Tensor index → index of the op that writes it."""

@@ -95,6 +95,8 @@ def op_geometry(graph: Graph, op: Op, constants: frozenset[int]) -> OpGeometry:
     rule = _RULES.get(op.kind)
     if rule is None:
         raise NotLocalError(f"{op.label} is not spatially local")
+    if not op.outputs or (len(op.outputs) > 1 and op.kind != "SPLIT"):
+        raise NotLocalError(f"{op.label} has {len(op.outputs)} outputs")
     if op.kind in _REDUCTIONS and any(len(graph.tensors[t].shape) != 4 for t in op.outputs):
         raise NotLocalError(f"{op.label} reduces over the whole image")
     for index in (*op.outputs, *(i for i in op.inputs if i >= 0 and i not in constants)):

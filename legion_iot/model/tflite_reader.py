@@ -108,6 +108,7 @@ class _Reader:
             name=_text(subgraph.Name()),
             description=_text(self.model.Description()),
             metadata=MappingProxyType(dict(self._metadata())),
+            file=self.data,
         )
 
     def _operator_code(self, code: Any) -> tuple[str, str, int]:
@@ -138,8 +139,8 @@ class _Reader:
         dtype = name_of("TensorType", table.Type(), "tensor type").lower()
         shape = _integers(table.ShapeAsNumpy())
         data = self._buffer(table.Buffer()) if table.Buffer() else None
-        if data is not None and data.size == 0:
-            data = None
+        if 0 in shape:
+            data = self.data[:0]  # a constant of no elements has nothing to store
         return Tensor(
             name=_text(table.Name()),
             shape=shape,
@@ -277,6 +278,9 @@ def _validate(graph: Graph) -> None:
     for op in graph.ops:
         if any(not -1 <= i < count for i in op.inputs) or any(not 0 <= i < count for i in op.outputs):
             raise ModelError(f"is damaged: its {op.label} names a tensor that does not exist; copy it again")
+        unwritten = [i for i in op.inputs if i >= 0 and i not in written and not graph.tensors[i].is_variable]
+        if unwritten:
+            raise ModelError(f"is damaged: its {op.label} reads tensor {unwritten[0]} before it is written")
         if clash := written.intersection(op.outputs):
             raise ModelError(f"is damaged: tensor {min(clash)} is written twice; copy it again")
         written.update(op.outputs)
