@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -100,10 +101,16 @@ class _Reader:
             self._op(subgraph.Operators(i), codes)
             for i in range(self._count(subgraph.OperatorsLength(), MAX_OPS, "operators"))
         )
+        inputs = _integers(subgraph.InputsAsNumpy())
+        made = {*inputs, *(i for op in ops for i in op.outputs)}
         return Graph(
-            tensors=tensors,
+            # A constant without elements has nothing to store, and looks like a map that nobody makes.
+            tensors=tuple(
+                replace(tensor, data=self.data[:0]) if 0 in tensor.shape and index not in made else tensor
+                for index, tensor in enumerate(tensors)
+            ),
             ops=ops,
-            inputs=_integers(subgraph.InputsAsNumpy()),
+            inputs=inputs,
             outputs=_integers(subgraph.OutputsAsNumpy()),
             name=_text(subgraph.Name()),
             description=_text(self.model.Description()),
@@ -139,8 +146,6 @@ class _Reader:
         dtype = name_of("TensorType", table.Type(), "tensor type").lower()
         shape = _integers(table.ShapeAsNumpy())
         data = self._buffer(table.Buffer()) if table.Buffer() else None
-        if 0 in shape:
-            data = self.data[:0]  # a constant of no elements has nothing to store
         return Tensor(
             name=_text(table.Name()),
             shape=shape,

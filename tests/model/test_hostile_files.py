@@ -28,7 +28,7 @@ from legion_iot_agent.executor import seeded_inputs
 
 from .random_networks import RandomNetwork
 
-MUTANTS = int(os.environ.get("LEGION_MUTANTS", "1500"))
+MUTANTS = int(os.environ.get("LEGION_MUTANTS", "600"))
 MOST_SECONDS = 5.0  # for one mutant, reading and cutting
 MEMORY_GROWTH = 300 << 20  # bytes
 HOSTILE_WORDS = (0, 1, 3, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF)
