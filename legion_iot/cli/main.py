@@ -40,6 +40,10 @@ _WrongUsage: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class _Interrupted(BaseException):
+    """A signal told us to end; not a KeyboardInterrupt, which some versions of typer end silently."""
+
+
 def _show_version(value: bool) -> None:
     if value:
         typer.echo(f"legion {__version__}")
@@ -72,7 +76,7 @@ def main() -> NoReturn:
         else:
             _say(f"{error.format_message().rstrip('.')}; see: legion --help")
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
+    except (_Interrupted, KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         sys.exit(130)
     except BrokenPipeError:
@@ -86,7 +90,7 @@ def _interrupt(number: int, frame: object) -> None:
     # Once is enough: a second Ctrl-C shall not cut off the stopping of what was started.
     for each in _ENDING:
         signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def _say(text: str) -> None:
