@@ -82,6 +82,10 @@ class Interpreter:
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"the TFLite runtime cannot run the model ({_first_line(error)})") from None
 
+    def delegate_nodes(self) -> int:
+        """How many parts of the graph a delegate (XNNPACK) runs; one is best, since parts hand over by copies."""
+        return sum(op["op_name"] == "DELEGATE" for op in self._interpreter._get_ops_details())
+
 
 def allocated_shapes(path: Path, input_shapes: Mapping[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
     """The shape of every tensor of a model's file, once its inputs have the given shapes (by input position).

@@ -65,6 +65,13 @@ def tile_inputs(network: Network, ops: Sequence[int], wanted: Mapping[int, Regio
     return {tensor: regions[tensor] for tensor in network.reads(tuple(ops)) if tensor in regions}
 
 
+def tile_flops(network: Network, ops: Sequence[int], wanted: Mapping[int, Region]) -> int:
+    """Floating point operations of a tile, redundant halo rows included."""
+    regions, graph = tile_regions(network, ops, wanted), network.graph
+    made = [(graph.ops[index], regions.get(graph.ops[index].outputs[0])) for index in ops]
+    return sum(op_flops(graph, op, region) for op, region in made if region is not None)
+
+
 def block_flops_from_each_start(network: Network, last: int, region: Region) -> list[int]:
     """Floating point operations of the tile `region` of unit `last`, for each first unit 0..last of its block.
 

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import flatbuffers.number_types as number_types
+from flatbuffers import number_types
 from flatbuffers.table import Table
 
 from legion_iot.model.graph import Bytes

@@ -1,0 +1,62 @@
+"""`legion bench`: measure, and say plainly whether the promises are held."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
+
+from legion_iot.cli.console import err, out, progress_line
+
+if TYPE_CHECKING:
+    from legion_iot.bench.report import BenchReport
+
+app = typer.Typer(help="Measure what this machine does, beside what is promised.", no_args_is_help=True)
+
+
+@app.command("cut")
+def cut(
+    quick: bool = typer.Option(False, "--quick", help="Fewer rounds; under 50 s on two cores."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """What cutting costs: sub-models beside plain copies, tiles beside the whole model.
+
+    Example: legion bench cut --quick
+    """
+    from legion_iot.bench import cut as bench  # noqa: PLC0415 — loads numpy and the runtime
+
+    with progress_line(quiet=as_json) as progress:
+        report = bench.run(quick, progress)
+    _show(report, as_json)
+
+
+def _show(report: BenchReport, as_json: bool) -> None:
+    """Print the report; exits 1 where a check falls short."""
+    if as_json:
+        typer.echo(json.dumps({
+            "schema": 1, "bench": report.name, "ok": report.ok, "setting": report.setting,
+            "rows": [_rounded(row) for row in report.rows], "checks": [asdict(check) for check in report.checks],
+        }))  # fmt: skip
+    else:
+        out.print(", ".join(f"{key} {value}" for key, value in report.setting.items()), markup=False)
+        table = Table(box=None, pad_edge=False)
+        for title in ("CHECK", "VALUE", "TARGET", ""):
+            table.add_column(title, justify="right" if title == "VALUE" else "left")
+        for check in report.checks:
+            style = "green" if check.ok else "red"
+            value = (
+                f"{check.value:.3f} {check.unit}" if isinstance(check.value, float) else f"{check.value} {check.unit}"
+            )
+            table.add_row(check.name, value, check.target, "ok" if check.ok else "FALLS SHORT", style=style)
+        out.print(table)
+    if not report.ok:
+        short = [check.name for check in report.checks if not check.ok]
+        err.print(f"legion: {len(short)} of {len(report.checks)} checks fall short: {'; '.join(short)}", markup=False)
+        raise typer.Exit(1)
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
