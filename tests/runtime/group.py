@@ -8,23 +8,17 @@ its messages wait. Steps are computed by a `Worker`: the real executor, or the o
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from legion_iot.errors import LegionError
 from legion_iot.model.blocks import Network
-from legion_iot.model.cut import whole_or_flat
-from legion_iot.model.geometry import Region
-from legion_iot.model.graph import NUMPY_DTYPES
 from legion_iot.runtime import agent, orchestrator
-from legion_iot.runtime.exchange import TensorForm, tensor_forms
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -42,58 +36,13 @@ from legion_iot.wire.messages import (
 )
 from legion_iot.wire.tensors import INBOX, Array, as_map, fragments, region_of
 from legion_iot.wire.topics import AgentTopic, InboxTopic, ReportTopic, Topics
+from tests.runtime.oracle import Oracle, Worker
+from tests.runtime.virtual import Broker
 
 TOPICS = Topics("group")
 REPORTS: Mapping[str, type[Any]] = {"ready": Ready, "failed": Failed, "timing": TileTiming}
 TICK = 0.5
 HUNG = 1e9  # seconds of work that never ends
-
-
-class Worker(Protocol):
-    """What an agent computes with."""
-
-    def load(self, assignment: Assignment) -> dict[int, TensorForm]: ...
-
-    def run(self, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]: ...
-
-
-class Oracle:
-    """Stands in for a network: tensor t of request r is seeded noise, known to everybody.
-
-    A step checks that its inputs are exactly the planned regions of that noise, so that a single element that is
-    missing, misplaced, or of another request is seen where it arrives.
-    """
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self._assignment: Assignment | None = None
-        self._known: dict[tuple[str, int], Array] = {}
-
-    def tensor(self, request: str, index: int) -> Array:
-        """The whole tensor as (rows, columns, channels)."""
-        if (request, index) not in self._known:
-            form = tensor_forms(self._network)[index]
-            region = whole_or_flat(self._network.graph.tensors[index])
-            shape = (len(region.rows), len(region.columns), form.channels)
-            noise = np.random.default_rng([index, *request.encode()]).standard_normal(shape)
-            self._known[request, index] = noise.astype(NUMPY_DTYPES[form.dtype])
-        return self._known[request, index]
-
-    def load(self, assignment: Assignment) -> dict[int, TensorForm]:
-        self._assignment = assignment
-        return tensor_forms(self._network)
-
-    def run(self, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]:
-        assert self._assignment is not None
-        (work,) = (s for s in self._assignment.steps if s.step == step)
-        assert set(inputs) == {i.tensor for i in work.inputs}
-        for part in work.inputs:
-            np.testing.assert_array_equal(inputs[part.tensor], self._part(request, part.tensor, region_of(part.region)))
-        return {o.tensor: self._part(request, o.tensor, region_of(o.region)) for o in work.outputs}
-
-    def _part(self, request: str, index: int, region: Region) -> Array:
-        whole = self.tensor(request, index)
-        return whole[region.rows.start : region.rows.stop, region.columns.start : region.columns.stop]
 
 
 @dataclass(slots=True)
@@ -107,60 +56,6 @@ class Temper:
     load_hangs: bool = False
     failing_tiles: float = 0.0
     wrong_model: bool = False  # what it fetches does not match its hash
-
-
-class Broker:
-    """Virtual time, and messages on their way."""
-
-    def __init__(self, seed: int, *, duplicates: float = 0.0, slowest: float = 0.05) -> None:
-        self.now = 1000.0
-        self.random = random.Random(seed)
-        self._duplicates, self._slowest = duplicates, slowest
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = itertools.count()
-        self._retained: dict[str, bytes] = {}
-        self._clients: dict[str, tuple[int, Callable[[str, bytes], None]]] = {}  # the link's number, and its end
-        self._filters: dict[str, Callable[[str], bool]] = {}
-        self._last: dict[tuple[str, str], float] = {}
-
-    def at(self, delay: float, act: Callable[[], None]) -> None:
-        heapq.heappush(self._agenda, (self.now + delay, next(self._numbers), act))
-
-    def run(self, until: float) -> None:
-        while self._agenda and self._agenda[0][0] <= until:
-            self.now, _, act = heapq.heappop(self._agenda)
-            act()
-        self.now = until
-
-    def connect(self, client: str, wants: Callable[[str], bool], take: Callable[[str, bytes], None]) -> None:
-        self._clients[client], self._filters[client] = (next(self._numbers), take), wants
-        for topic in sorted(self._retained):
-            if wants(topic):
-                self._send(client, topic, self._retained[topic], qos=1)
-
-    def disconnect(self, client: str) -> None:
-        self._clients.pop(client, None)
-
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
-        assert "#" not in topic
-        assert "+" not in topic
-        if retain:
-            self._retained[topic] = payload
-        for client in list(self._clients):
-            if self._filters[client](topic):
-                self._send(client, topic, payload, qos)
-
-    def _send(self, client: str, topic: str, payload: bytes, qos: int) -> None:
-        link = self._clients[client]
-
-        def deliver() -> None:
-            if self._clients.get(client) is link:  # what is under way when a link ends is lost
-                link[1](topic, payload)
-
-        for _ in range(2 if qos and self.random.random() < self._duplicates else 1):
-            arrives = max(self._last.get((client, topic), 0.0), self.now + self.random.uniform(0.0, self._slowest))
-            self._last[client, topic] = arrives
-            self.at(arrives - self.now, deliver)
 
 
 class Agent:

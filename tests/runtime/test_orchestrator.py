@@ -207,3 +207,11 @@ def test_an_input_that_is_an_output_needs_no_agent() -> None:
     effects = tell(state, request(state, "r"))
     assert ends(effects) == []
     assert [e.target for e in effects if isinstance(e, machine.SendRegion)] == ["ant"]
+
+
+def test_a_restart_without_goodbye_ends_what_the_agent_had_under_way() -> None:
+    state = serving("ant", "bee")
+    tell(state, request(state, "r"))
+    effects = tell(state, machine.AgentStateArrived("bee", AgentState("online", "s2")))
+    assert ends(effects) == [("r", "agent-lost")]
+    assert sorted(e.agent for e in effects if isinstance(e, machine.Assign)) == ["ant", "bee"]
