@@ -45,7 +45,7 @@ def run(quick: bool, progress: Progress) -> BenchReport:
     """Measure all of it; `quick` takes fewer rounds. Raises DownloadError, ModelError or AgentError."""
     rounds = 5 if quick else 15
     progress(f"cutting {LARGE}", None)
-    writing = _writing(zoo.get(LARGE, progress).path, rounds)
+    writing = _writing(zoo.get(LARGE, progress).path, 15)
     rows, checks = [writing[0]], list(writing[1])
     for name, (label, tiling) in itertools.product(NETWORKS, TILINGS.items()):
         progress(f"running {name} as {label} tiles", None)

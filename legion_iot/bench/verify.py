@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from legion_iot.bench.model_file import open_network, read_inputs
 from legion_iot.bench.stitching import Array, Bench, Tiling
 from legion_iot.model.blocks import Network
 from legion_iot_agent.interpreter import runtime_info
@@ -36,11 +37,26 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What to verify. `tiling` is (rows, columns) of tiles, None for a seeded sample over blocks and tilings; `blocks`
+    is their number, None for one per unit. Without an image the input is seeded values."""
+
+    path: Path
+    input_shape: str = ""
+    image: Path | None = None
+    seed: int = 0
+    tiling: tuple[int, int] | None = None
+    blocks: int | None = None
+    xnnpack: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """How the stitched tensors compare with the whole model's.
 
     Differences are the largest over all compared tensors; the relative one is to the largest magnitude of its tensor.
-    `bound` is the relative difference that is allowed. `where` names the first tensor that fails it.
+    `bound` is the relative difference that is allowed. `where` names the first tensor that fails it. `units` counts
+    those of the trunk and the ops of the tail.
     """
 
     ok: bool
@@ -48,11 +64,15 @@ class Verdict:
     max_abs_error: float
     max_rel_error: float
     bound: float
-    where: str
+    units: int
+    trunk_units: int
+    trunk_ended_by: str | None
+    live_tensors_max: int
     tilings_tried: int
     tensors_compared: int
     runtime: str
     kernel_path: str
+    where: str
 
 
 Progress = Callable[[str, float | None], None]
@@ -92,6 +112,17 @@ def asked_trial(network: Network, tiling: Tiling, blocks: int | None) -> Trial:
     count = units if blocks is None else min(blocks, units)
     bounds = tuple(round(i * units / count) for i in range(count + 1))
     return Trial(bounds, (tiling,) * count)
+
+
+def verify_file(question: Question, progress: Progress) -> Verdict:
+    """Open the model, choose trials, and verify; raises UsageError, InputError or ModelError."""
+    network = open_network(question.path, question.input_shape)
+    inputs = read_inputs(network.graph, question.image, question.seed)
+    if question.tiling is None:
+        trials = sampled_trials(network, question.seed)
+    else:
+        trials = [asked_trial(network, Tiling.even(*question.tiling), question.blocks)]
+    return verify(network, inputs, trials, question.xnnpack, progress)
 
 
 def verify(
@@ -134,7 +165,7 @@ class _Comparison:
     """Collects the differences of pairs of tensors."""
 
     def __init__(self, network: Network, xnnpack: bool) -> None:
-        self._tensors = network.graph.tensors
+        self._network = network
         self._xnnpack = xnnpack
         self._exact, self._ok = True, True
         self._abs, self._rel = 0.0, 0.0
@@ -152,19 +183,24 @@ class _Comparison:
             if relative <= self._bound(expected):
                 return
         self._ok = False
-        self._where = self._where or self._tensors[tensor].name
+        self._where = self._where or self._network.graph.tensors[tensor].name
 
     def _bound(self, expected: Array) -> float:
         return 0.0 if self._xnnpack or expected.dtype.kind != "f" else BUILTIN_FLOAT_BOUND
 
     def verdict(self, trials: int) -> Verdict:
         runtime = runtime_info(self._xnnpack)
+        network = self._network
         return Verdict(
             ok=self._ok,
             exact=self._exact,
             max_abs_error=self._abs,
             max_rel_error=self._rel,
             bound=0.0 if self._xnnpack else BUILTIN_FLOAT_BOUND,
+            units=len(network.units) + len(network.tail),
+            trunk_units=len(network.units),
+            trunk_ended_by=network.ended_by or None,
+            live_tensors_max=max((len(unit.live) for unit in network.units), default=0),
             where=self._where,
             tilings_tried=trials,
             tensors_compared=self._count,

@@ -23,8 +23,8 @@ def show(
 
     Example: legion model show resnet18
     """
+    from legion_iot.bench.model_file import open_network  # noqa: PLC0415
     from legion_iot.bench.units import describe_units  # noqa: PLC0415 — loads numpy
-    from legion_iot.cli.model_file import open_network  # noqa: PLC0415
 
     with progress_line(quiet=as_json) as progress:
         path, name = find_model(model, progress)

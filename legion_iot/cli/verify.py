@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
 from legion_iot.cli.console import err, find_model, out, progress_line
 from legion_iot.errors import UsageError
+
+TIMEOUT = 1800.0  # seconds for one verification
 
 
 def verify(
@@ -28,44 +31,25 @@ def verify(
     """
     tiling, count = _tiling(tiles), _count(blocks)
     # Imported here, so that a wrong flag is answered before numpy and the runtime are loaded.
-    from legion_iot.bench.stitching import Tiling  # noqa: PLC0415
-    from legion_iot.bench.verify import asked_trial, sampled_trials  # noqa: PLC0415
-    from legion_iot.bench.verify import verify as run  # noqa: PLC0415
-    from legion_iot.cli.model_file import open_network, read_inputs  # noqa: PLC0415
+    from legion_iot.bench.isolation import run_isolated  # noqa: PLC0415
+    from legion_iot.bench.verify import Question, verify_file  # noqa: PLC0415
 
     with progress_line(quiet=as_json) as progress:
         path, name = find_model(model, progress)
-        network = open_network(path, input_shape)
-        inputs = read_inputs(network.graph, image, seed)
-        if tiling or blocks:
-            trials = [asked_trial(network, Tiling.even(*(tiling or (3, 1))), count if blocks else 3)]
-        else:
-            trials = sampled_trials(network, seed)
-        verdict = run(network, inputs, trials, not builtin, progress)
-    report = {
-        "schema": 1,
-        "ok": verdict.ok,
-        "exact": verdict.exact,
-        "model": name,
-        "max_abs_error": verdict.max_abs_error,
-        "max_rel_error": verdict.max_rel_error,
-        "bound": verdict.bound,
-        "units": len(network.units) + len(network.tail),
-        "trunk_units": len(network.units),
-        "trunk_ended_by": network.ended_by or None,
-        "live_tensors_max": max((len(unit.live) for unit in network.units), default=0),
-        "tilings_tried": verdict.tilings_tried,
-        "tensors_compared": verdict.tensors_compared,
-        "runtime": verdict.runtime,
-        "kernel_path": verdict.kernel_path,
-    }
+        sampled = not tiles and not blocks
+        question = Question(path, input_shape, image, seed, None if sampled else tiling or (3, 1), count, not builtin)
+        verdict = run_isolated(verify_file, (question,), progress, TIMEOUT)
+    report = {"schema": 1, "ok": verdict.ok, "exact": verdict.exact, "model": name, **asdict(verdict)}
+    del report["where"]
     if as_json:
         typer.echo(json.dumps(report))
     else:
         _print(report)
-    if not network.units:
+    if not verdict.trunk_units:
         err.print(
-            f"nothing to cut: {network.ended_by}; the whole model runs on one device", markup=False, soft_wrap=True
+            f"nothing to cut: {verdict.trunk_ended_by}; the whole model runs on one device",
+            markup=False,
+            soft_wrap=True,
         )
     if not verdict.ok:
         err.print(f"legion: {verdict.where} differs from the whole model's", style="red", markup=False, soft_wrap=True)
@@ -98,8 +82,10 @@ def _tiling(text: str) -> tuple[int, int] | None:
 
 
 def _count(text: str) -> int | None:
-    """The number of blocks; None for one per unit."""
-    if not text or text == "all":
+    """The number of blocks, three unless said; None for one per unit."""
+    if not text:
+        return 3
+    if text == "all":
         return None
     if not text.isdecimal() or not 1 <= int(text) <= 100_000:
         raise UsageError(f"--blocks is {text!r}; give a number of 1 or more, or 'all'")
