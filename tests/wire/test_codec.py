@@ -336,3 +336,16 @@ def _within(most: int, act: Any) -> None:
         assert tracemalloc.get_traced_memory()[1] < most
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("fields", "fits"), [(15, True), (30, False)])
+def test_a_sound_header_is_read_up_to_its_limit(fields: int, fits: bool) -> None:
+    extra = {f"newer-{n}": "y" * 200 for n in range(fields)}
+    header = msgpack.packb({"schema": codec.SCHEMA, "kind": "Chunk", "sha256": "a", "offset": 0, **extra})
+    assert (len(header) <= codec.MAX_HEADER) == fits
+    payload = struct.pack("<I", len(header)) + header
+    if fits:
+        assert codec.unpack(INBOX, payload)[0] == Chunk("a", 0)
+    else:
+        with pytest.raises(ProtocolError):
+            codec.unpack(INBOX, payload)
