@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -40,19 +41,42 @@ def agent_processes(
 ) -> Iterator[list[AgentProcess]]:
     """Run one agent process per name inside `with`; afterwards all are gone, and so are their files.
 
-    Each agent ends by itself when this process does, however it does, since its standard input then closes.
+    All read from one pipe, which closes with this process, however it ends: then they end too. All hold the other end
+    of a second pipe, which is at its end when the last of them is gone, even one that an interrupt kept us from noting.
     """
     agents: list[AgentProcess] = []
-    with tempfile.TemporaryDirectory(prefix="legion-agents-") as directory:
+    with tempfile.TemporaryDirectory(prefix="legion-agents-") as directory, _Pipe() as lifeline, _Pipe() as held:
         try:
             for name in names:
-                agents.append(_start(name, broker, base_topic, threads, Path(directory)))
+                agents.append(_start(name, broker, base_topic, threads, Path(directory), (lifeline.read, held.write)))
             yield agents
         finally:
-            _stop([agent.process for agent in agents])
+            lifeline.close_write()
+            held.close_write()
+            _wait([agent.process for agent in agents], held.read)
 
 
-def _start(name: str, broker: str, base_topic: str, threads: int, directory: Path) -> AgentProcess:
+class _Pipe:
+    """A pipe that is closed at the end of `with`; its `write` end may be closed before."""
+
+    def __enter__(self) -> _Pipe:
+        self.read, self.write = os.pipe()
+        self._open = True
+        return self
+
+    def close_write(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self.write)
+
+    def __exit__(self, *_: object) -> None:
+        self.close_write()
+        os.close(self.read)
+
+
+def _start(
+    name: str, broker: str, base_topic: str, threads: int, directory: Path, ends: tuple[int, int]
+) -> AgentProcess:
     log = directory / f"{name}.log"
     command = [
         sys.executable, "-m", "legion_iot_agent.main", "--name", name, "--base-topic", base_topic,
@@ -61,8 +85,8 @@ def _start(name: str, broker: str, base_topic: str, threads: int, directory: Pat
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdin=ends[0],
+            stdout=ends[1],
             stderr=errors,
             # The address may hold a password, which other users could read among a process's arguments. Modules
             # come from the installation, not from the directory the user happens to be in.
@@ -72,11 +96,8 @@ def _start(name: str, broker: str, base_topic: str, threads: int, directory: Pat
     return AgentProcess(name, process, log)
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        if process.stdin is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
+def _wait(processes: Sequence[subprocess.Popen[bytes]], held: int) -> None:
+    """Until all have ended, by force after a while."""
     deadline = time.monotonic() + STOP_TIMEOUT
     for process in processes:
         try:
@@ -84,3 +105,5 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    while select.select([held], [], [], max(0.0, deadline - time.monotonic()))[0] and os.read(held, 4096):
+        pass

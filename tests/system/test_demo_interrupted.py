@@ -1,0 +1,72 @@
+"""A demo that is ended from outside leaves no process, and no file unless it had no chance to clean up."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from .conftest import Program, Stage, require_mosquitto, wait_until
+
+# What the demo says just before it is interrupted: early, in the middle, at work.
+MOMENTS = ["starting 3 agents", "measuring", "handing out", "sending"]
+
+
+@pytest.mark.parametrize("broker", ["mosquitto", "embedded"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c(stage: Stage, photograph: Path, moment: str, broker: str) -> None:
+    _interrupted(stage, photograph, moment, broker, signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end(stage: Stage, photograph: Path, number: signal.Signals) -> None:
+    _interrupted(stage, photograph, "handing out", "embedded", number)
+
+
+@pytest.mark.parametrize("moment", ["starting a broker", "measuring", "sending"])
+@pytest.mark.parametrize("broker", ["mosquitto", "embedded"])
+def test_killed(stage: Stage, photograph: Path, moment: str, broker: str) -> None:
+    program = _started(stage, photograph, moment, broker)
+    program.process.kill()
+    wait_until(lambda: not stage.alive(), timeout=30)
+
+
+def test_interrupted_twice(stage: Stage, photograph: Path) -> None:
+    program = _started(stage, photograph, "measuring", "embedded")
+    program.process.send_signal(signal.SIGINT)
+    program.process.send_signal(signal.SIGINT)
+    assert program.process.wait(30) == 130
+    wait_until(lambda: not stage.alive(), timeout=30)
+    assert stage.left_behind() == []
+
+
+def test_before_anything_is_loaded(stage: Stage) -> None:
+    program = stage.start("legion", "demo")
+    wait_until(lambda: "legion" in stage.alive().get(program.process.pid, ""))
+    program.process.send_signal(signal.SIGINT)
+    assert program.process.wait(30) in (130, -signal.SIGINT)
+    wait_until(lambda: not stage.alive(), timeout=30)
+    assert stage.left_behind() == []
+
+
+def _started(stage: Stage, photograph: Path, moment: str, broker: str) -> Program:
+    if broker == "mosquitto":
+        require_mosquitto()
+    program = stage.start(
+        "legion", "demo", "--model", "mobilenet-v2", "--requests", "1000", "--image", str(photograph),
+        "--broker", broker,
+    )  # fmt: skip
+    program.wait_for_line(moment)
+    return program
+
+
+def _interrupted(stage: Stage, photograph: Path, moment: str, broker: str, number: signal.Signals) -> None:
+    program = _started(stage, photograph, moment, broker)
+    program.process.send_signal(number)
+    assert program.process.wait(30) == 130
+    wait_until(lambda: len(program.lines) and program.lines[-1].startswith("legion:"), timeout=5)
+    assert program.lines[-1] == "legion: interrupted"
+    assert not any("Traceback" in line or "Exception" in line for line in program.lines)
+    wait_until(lambda: not stage.alive(), timeout=30)
+    assert stage.left_behind() == []
