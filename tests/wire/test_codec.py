@@ -304,6 +304,7 @@ BOMBS = {
     "map of 2**32": b"\xdf\xff\xff\xff\xff",
     "string of 2**32": b"\xdb\xff\xff\xff\xff",
     "bytes of 2**32": b"\xc6\xff\xff\xff\xff",
+    "arrays that promise 3,800 entries each": b"\xdd\x00\x00\x0e\xd8" * 500,
     "extension": b"\xc9\xff\xff\xff\xff\x01",
     "timestamp": b"\xd6\xff\x00\x00\x00\x00",
     "nested wide arrays": (b"\xdc\x00\x40" + b"\xc0" * 63) * 60,
