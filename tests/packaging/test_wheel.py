@@ -1,0 +1,69 @@
+"""What gets installed: looked at in the built wheel, since the source tree has more."""
+
+from __future__ import annotations
+
+import configparser
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"legion_iot", "legion_iot_agent", "legion_iot_broker"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    (path,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("wheel")), versions=["standard"])
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def _names(wheel: zipfile.ZipFile, ending: str) -> list[str]:
+    return [name for name in wheel.namelist() if name.endswith(ending)]
+
+
+def test_three_packages_and_nothing_else_can_be_imported(wheel: zipfile.ZipFile) -> None:
+    top = {name.split("/")[0] for name in wheel.namelist()}
+    assert {name for name in top if not name.endswith((".dist-info", ".data"))} == PACKAGES
+
+
+def test_every_module_is_there(wheel: zipfile.ZipFile) -> None:
+    places = {"legion_iot": ROOT, "legion_iot_agent": ROOT / "agent", "legion_iot_broker": ROOT / "broker"}
+    modules = {str(path.relative_to(root)) for name, root in places.items() for path in (root / name).rglob("*.py")}
+    assert set(_names(wheel, ".py")) == modules
+
+
+def test_type_markers_and_templates(wheel: zipfile.ZipFile) -> None:
+    assert set(_names(wheel, "py.typed")) == {f"{package}/py.typed" for package in PACKAGES}
+    assert _names(wheel, ".template") == ["legion_iot_broker/mosquitto.conf.template"]
+
+
+def test_the_unit_file_travels_as_data(wheel: zipfile.ZipFile) -> None:
+    (unit,) = _names(wheel, ".service")
+    assert unit.endswith(".data/data/share/legion-iot/systemd/legion-agent.service")
+    assert wheel.read(unit) == (ROOT / "systemd" / "legion-agent.service").read_bytes()
+
+
+def test_entry_points(wheel: zipfile.ZipFile) -> None:
+    (path,) = _names(wheel, "entry_points.txt")
+    parser = configparser.ConfigParser()
+    parser.read_string(wheel.read(path).decode())
+    assert dict(parser["console_scripts"]) == {
+        "legion": "legion_iot.cli.__main__:main",
+        "legion-agent": "legion_iot_agent.main:main",
+    }
+
+
+def test_metadata(wheel: zipfile.ZipFile) -> None:
+    (path,) = _names(wheel, ".dist-info/METADATA")
+    text = wheel.read(path).decode()
+    assert "License-Expression: Apache-2.0" in text
+    assert _names(wheel, "licenses/LICENSE")
+    base = [line for line in text.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    # What a device has to carry.
+    assert sorted(line.split()[1].split(">")[0].split("<")[0].split("=")[0] for line in base) == [
+        "flatbuffers", "msgpack", "numpy", "paho-mqtt", "tflite",
+    ]  # fmt: skip
