@@ -30,13 +30,13 @@ def list_networks(as_json: bool = typer.Option(False, "--json", help="Print one 
         return
     table = Table(box=None, pad_edge=False)
     for title in ("NAME", "KIND", "INPUT", "GFLOP", "PARAMETERS", "DOWNLOAD", "LICENCE"):
-        table.add_column(
-            title, justify="right" if title in ("GFLOP", "PARAMETERS", "DOWNLOAD") else "left", no_wrap=True
-        )
+        right = title in ("GFLOP", "PARAMETERS", "DOWNLOAD")
+        table.add_column(title, justify="right" if right else "left", no_wrap=title != "LICENCE")
     for e in entries:
         download = f"{e.download_bytes / 1e6:.1f} MB" if e.download_bytes else "—"
         size = f"{e.input_size[0]}×{e.input_size[1]}"
-        table.add_row(e.name, e.kind, size, f"{e.gflop:.2f}", f"{e.parameters / 1e6:.1f} M", download, e.licence)
+        table.add_row(e.name, e.kind, size, f"{e.gflop:.2f}", f"{e.parameters / 1e6:.1f} M", download,
+                      e.licence if e.kind == "trained" else "—")  # fmt: skip
     out.print(table)
 
 

@@ -58,8 +58,12 @@ def _read_array(payload: bytes, tensor: Tensor) -> npt.NDArray[Any]:
             )
         file.seek(0)
         array = np.load(file, allow_pickle=False, max_header_size=MAX_HEADER)
-    except (ValueError, TypeError, EOFError, OSError, MemoryError, RecursionError) as error:
-        raise InputError(f"the .npy payload cannot be read ({error}); save the array again") from None
+    except InputError:
+        raise
+    except Exception as error:
+        # The header is Python source: what numpy's reading of a damaged one raises includes TokenError, SyntaxError, …
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"the .npy payload cannot be read ({cause}); save the array again") from None
     return np.ascontiguousarray(array)
 
 
