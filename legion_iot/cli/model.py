@@ -57,9 +57,10 @@ def show(
         table.add_row(str(u.index), _joined(u.ops), "×".join(map(str, u.output_shape[1:])), f"{u.mflop:.1f}",
                       f"{u.weight_bytes / 1e3:.1f} kB", live, field)  # fmt: skip
     out.print(table)
-    out.print(f"trunk: {len(units)} units, {sum(u.mflop for u in units) / 1e3:.2f} GFLOP", markup=False)
+    out.print(f"trunk: {len(units)} units, {sum(u.mflop for u in units) / 1e3:.2f} GFLOP", markup=False, soft_wrap=True)
     if tail:
-        out.print(f"tail: {_joined(tuple(tail))}, run whole on one device ({network.ended_by})", markup=False)
+        tail_line = f"tail: {_joined(tuple(tail))}, run whole on one device ({network.ended_by})"
+        out.print(tail_line, markup=False, soft_wrap=True)
 
 
 def _joined(ops: tuple[str, ...]) -> str:

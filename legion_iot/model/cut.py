@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from legion_iot.errors import ModelError
 from legion_iot.model.blocks import Network, op_flops
-from legion_iot.model.geometry import HEIGHT, SAME, WIDTH, CountingWindow, Interval, Need, Region
+from legion_iot.model.geometry import HEIGHT, SAME, WIDTH, ClippedWindow, Interval, Need, Region
 from legion_iot.model.graph import Graph, Op, Tensor
 from legion_iot.model.locality import BINARY, slice_bounds
 
@@ -299,7 +299,7 @@ class _TileBuilder:
             inputs[1] = self._literal(pads)
         elif op.kind in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"):
             if any((rows.before, rows.after, columns.before, columns.after)):
-                inputs[0] = self._padded(op, inputs[0], rows, columns)
+                inputs[0] = self._padded(inputs[0], rows, columns)
             inputs[1] = self._literal(size)
         elif op.kind in ("SLICE", "STRIDED_SLICE"):
             op = self._localised_slice(op, inputs)
@@ -307,9 +307,9 @@ class _TileBuilder:
             channels = self.graph.tensors[op.outputs[0]].shape[-1]
             inputs[0] = self._literal((1, *size, channels))
             op = _with_options(op, padding=VALID)
-        elif op.options.get("padding") == SAME and not isinstance(geometry.rows, CountingWindow):
+        elif op.options.get("padding") == SAME and not isinstance(geometry.rows, ClippedWindow):
             if any((rows.before, rows.after, columns.before, columns.after)):
-                inputs[0] = self._padded(op, inputs[0], rows, columns)
+                inputs[0] = self._padded(inputs[0], rows, columns)
             op = _with_options(op, padding=VALID)
         return op
 
@@ -325,26 +325,15 @@ class _TileBuilder:
         inputs[3] = self._literal(steps)
         return _with_options(op, begin_mask=0, end_mask=0)
 
-    def _padded(self, op: Op, local: int, rows: Need, columns: Need) -> int:
+    def _padded(self, local: int, rows: Need, columns: Need) -> int:
         """`local` with what SAME padding adds at the image's border, in the value that changes nothing."""
         source = self.tensors[local]
         height = source.shape[HEIGHT] + rows.before + rows.after
         width = source.shape[WIDTH] + columns.before + columns.after
         output = self._add(dataclasses.replace(source, shape=(1, height, width, source.shape[-1])))
         pads = self._literal(np.array(((0, 0), (rows.before, rows.after), (columns.before, columns.after), (0, 0))))
-        if op.kind == "MAX_POOL_2D":
-            dtype = source.numpy_dtype
-            least = np.finfo(dtype).min if dtype.kind == "f" else np.iinfo(dtype).min
-            value = self._add(
-                Tensor(
-                    f"least_{output}", (1,), source.dtype, np.array([least], dtype).view(np.uint8), source.quantization
-                )
-            )
-            version = 2 if dtype.kind in "iu" and dtype.itemsize == 1 else 1
-            self.written.append(Op("PADV2", (local, pads, value), (output,), "PadV2Options", version=version))
-        else:
-            version = {"int8": 2, "int16": 3}.get(source.dtype, 1)
-            self.written.append(Op("PAD", (local, pads), (output,), "PadOptions", version=version))
+        version = {"int8": 2, "int16": 3}.get(source.dtype, 1)
+        self.written.append(Op("PAD", (local, pads), (output,), "PadOptions", version=version))
         return output
 
     def _pads_anything(self, op: Op, inputs: list[int]) -> bool:

@@ -126,11 +126,12 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class CountingWindow:
-    """A window that averages over the pixels inside the image only (AVERAGE_POOL_2D with SAME padding).
+class ClippedWindow:
+    """A pooling window that is clipped by the image (SAME padding).
 
-    Padding would be counted, so the tile runs with SAME padding too, on an interval chosen so that the padding the
-    runtime derives from the tile's size puts every asked window where the whole image has it, clipped alike.
+    Padding would be counted by an average, and change the order in which a maximum meets +0 and −0. So the tile runs
+    with SAME padding too, on an interval chosen so that the padding the runtime derives from the tile's size puts every
+    asked window where the whole image has it, clipped alike.
     """
 
     reach: int

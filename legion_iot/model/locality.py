@@ -15,7 +15,7 @@ from legion_iot.model.geometry import (
     HEIGHT,
     SAME,
     AxisRule,
-    CountingWindow,
+    ClippedWindow,
     Enlargement,
     Padding,
     Pointwise,
@@ -120,17 +120,16 @@ def _window(site: _Site, kernel: Shape, dilation: Shape, channels: int) -> _Answ
     op = site.op
     same = op.options["padding"] == SAME
     strides = (op.options["stride_h"], op.options["stride_w"])
-    rules: list[AxisRule] = []
-    counts: list[int] = []
-    for size, k, d, stride in zip(site.source(0)[:2], kernel, dilation, strides, strict=True):
-        if min(stride, k, d) < 1:
-            raise NotLocalError(f"{op.label} has a stride, kernel or dilation below one")
-        reach = d * (k - 1) + 1
-        count, pad = same_padding(size, reach, stride) if same else ((size - reach) // stride + 1, 0)
-        # One padding option serves both axes, so with SAME both axes count.
-        rule = CountingWindow if same and op.kind == "AVERAGE_POOL_2D" else Window
-        rules.append(rule(reach, stride, pad, size))
-        counts.append(count)
+    if min(*strides, *kernel, *dilation) < 1:
+        raise NotLocalError(f"{op.label} has a stride, kernel or dilation below one")
+    sizes = site.source(0)[:2]
+    reaches = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    axes = list(zip(sizes, reaches, strides, strict=True))
+    # One padding option serves both axes: where one axis is clipped, both follow that rule.
+    clipped = same and op.kind.endswith("POOL_2D") and any((-(-n // s) - 1) * s + reach > n for n, reach, s in axes)
+    rule = ClippedWindow if clipped else Window
+    counts = [-(-n // s) if same else (n - reach) // s + 1 for n, reach, s in axes]
+    rules = [rule(reach, s, same_padding(n, reach, s)[1] if same else 0, n) for n, reach, s in axes]
     return OpGeometry((0,), *rules), (*counts, channels)
 
 
