@@ -33,9 +33,14 @@ def run(
         path, name = find_model(model, progress)
     service = OrchestratorService(
         OrchestratorOptions(address, path, name, base_topic, agents),
-        on_phase=lambda phase, detail: err.print(f"{phase}: {detail}", markup=False, soft_wrap=True),
+        on_phase=_say_phase,
     )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: service.stop())
     err.print(f"publish pictures on {base_topic}/infer/{name}", markup=False, soft_wrap=True)
     service.run()
+
+
+def _say_phase(phase: str, detail: str) -> None:
+    if phase:  # none yet when the connection stands
+        err.print(f"{phase}: {detail}", markup=False, soft_wrap=True)
