@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from legion_iot.errors import AgentError, InputError, LegionError, RequestError, UsageError
+from legion_iot.errors import AgentError, BrokerError, InputError, LegionError, RequestError, UsageError
 from legion_iot.lab.processes import AgentProcess, agent_processes
 from legion_iot.lab.report import DemoReport, agent_report, compare, plan_report
 from legion_iot.lab.whole_model import run_whole_model
@@ -31,7 +31,7 @@ from legion_iot.transport.connection import BrokerAddress, Connected, Disconnect
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
 from legion_iot.wire.messages import Result
-from legion_iot.wire.topics import Topics
+from legion_iot.wire.topics import AGENT_KINDS, Topics
 from legion_iot_broker.launch import RunningBroker, local_broker
 
 Array = npt.NDArray[Any]
@@ -78,6 +78,7 @@ def run_demo(options: DemoOptions, progress: Progress = lambda text: None) -> De
     with contextlib.ExitStack() as stack:
         address, url, kind = _broker(options.broker, stack, progress)
         _check_reachable(address, topics)
+        stack.callback(_clear_retained, address, topics, names, options.model_name)
         progress(f"starting {options.agents} agent{'s' if options.agents > 1 else ''}")
         agents = stack.enter_context(agent_processes(names, url, topics.base))
         group = stack.enter_context(_serving(options, address, topics, agents, progress))
@@ -118,6 +119,17 @@ def _check_reachable(address: BrokerAddress, topics: Topics) -> None:
     connection = PahoConnection(address, f"{topics.base}-check", lambda event: None)
     connection.open(10.0)
     connection.close()
+
+
+def _clear_retained(address: BrokerAddress, topics: Topics, names: list[str], model: str) -> None:
+    """Leave nothing of the demo's group on a broker that goes on; called when all who retain are gone."""
+    retained = [topics.agent(name, kind) for name in names for kind in AGENT_KINDS]
+    with contextlib.suppress(BrokerError):  # the answer is had, or a better reason is on its way up
+        connection = PahoConnection(address, f"{topics.base}-check", lambda event: None)
+        connection.open(5.0)
+        for topic in [*retained, topics.orchestrator_state(), topics.model(model)]:
+            connection.publish(topic, b"", retain=True)
+        connection.close()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
