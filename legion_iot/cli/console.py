@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from legion_iot import zoo
 
@@ -34,12 +35,13 @@ def progress_line(quiet: bool = False) -> Iterator[Callable[[str, float | None],
 
         yield say
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=None)
+    # The text comes last, so that a narrow terminal cuts it and nothing else.
+    text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    with Progress(SpinnerColumn(), TimeElapsedColumn(Column(min_width=7)), text, console=err, transient=True) as line:
+        task = line.add_task("")
 
         def show(text: str, fraction: float | None = None) -> None:
-            bar.update(task, description=text, total=None if fraction is None else 1.0, completed=fraction or 0.0)
+            line.update(task, description=text if fraction is None else f"{text} ({fraction:.0%})")
 
         yield show
 
