@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from typing import NoReturn
 
 
@@ -11,8 +12,12 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Imported here: typer and rich take a while, and nothing has been started that would have to be stopped.
-    from legion_iot.cli.main import main as run  # noqa: PLC0415
-
+    try:
+        from legion_iot.cli.main import main as run  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        # A device is installed without what the command line needs.
+        print(f"legion: {error.name} is not installed; install it with: pip install 'legion-iot[all]'", file=sys.stderr)
+        sys.exit(2)
     run()
 
 
