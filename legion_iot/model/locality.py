@@ -230,8 +230,8 @@ def _resize(site: _Site) -> _Answer:
     )
     rules: list[AxisRule] = []
     for factor, size, result in zip(factors, sizes, results, strict=True):
-        neighbours = bilinear and factor > 1
-        local = Enlargement(factor, size, int(neighbours and half_pixel), int(neighbours))
+        # The next row is read with weight 0, too: it decides the sign of a zero.
+        local = Enlargement(factor, size, int(bilinear and half_pixel), int(bilinear))
         rules.append(local if exact else Resampling(size, result, corners))
     return OpGeometry((0,), *rules), (*results, channels)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from legion_iot.errors import InputError, ModelError
 from legion_iot.model.graph import NUMPY_DTYPES, Bytes, Graph, Op, Quantization, SparseDimension, Sparsity, Tensor
-from legion_iot.model.schema import IDENTIFIER, SPARSE_VECTORS, name_of, options_fields, schema
+from legion_iot.model.schema import IDENTIFIER, OPTIONS_TABLES, SPARSE_VECTORS, name_of, options_fields, schema
 
 MAX_TENSORS = 100_000
 MAX_OPS = 100_000
@@ -283,6 +283,9 @@ def _validate(graph: Graph) -> None:
     for op in graph.ops:
         if any(not -1 <= i < count for i in op.inputs) or any(not 0 <= i < count for i in op.outputs):
             raise ModelError(f"is damaged: its {op.label} names a tensor that does not exist; copy it again")
+        if op.options_type != OPTIONS_TABLES.get(op.kind, op.options_type):
+            carried = op.options_type or "no options"
+            raise ModelError(f"is damaged: its {op.label} carries {carried}; copy it again")
         unwritten = [i for i in op.inputs if i >= 0 and i not in written and not graph.tensors[i].is_variable]
         if unwritten:
             raise ModelError(f"is damaged: its {op.label} reads tensor {unwritten[0]} before it is written")
