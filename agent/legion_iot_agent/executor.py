@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from legion_iot.runtime.exchange import TensorForm, tensor_forms
 from legion_iot.wire.messages import AssignedStep, Assignment
 from legion_iot.wire.tensors import as_map, bounds, region_of
 from legion_iot_agent.interpreter import Interpreter
+from legion_iot_agent.throttle import Throttle
 
 Array = npt.NDArray[Any]
 
@@ -40,13 +42,17 @@ class _LoadedStep:
 class Executor:
     """The sub-models of one assignment, loaded; files go below `directory`.
 
-    `threads` and `xnnpack` are the interpreter's.
+    `threads` and `xnnpack` are the interpreter's; with a `cpu_share`, computing is stretched to that many cores.
     """
 
-    def __init__(self, directory: Path, threads: int = 1, xnnpack: bool = True) -> None:
+    def __init__(self, directory: Path, threads: int = 1, xnnpack: bool = True, cpu_share: float | None = None) -> None:
         self._directory = directory
         self._threads = threads
         self._xnnpack = xnnpack
+        throttle = None if cpu_share is None else Throttle(cpu_share, threads)
+        self._stretched: Callable[[], contextlib.AbstractContextManager[None]] = (
+            contextlib.nullcontext if throttle is None else throttle.stretch
+        )
         self._steps: dict[int, _LoadedStep] = {}
 
     def load(self, model: Path, assignment: Assignment) -> dict[int, TensorForm]:
@@ -91,7 +97,8 @@ class Executor:
             raise ModelError(f"step {step} is not loaded")
         start = time.perf_counter()
         arrays = [inputs[t].reshape(shape) for t, shape in zip(loaded.inputs, loaded.shapes, strict=True)]
-        results = loaded.interpreter.run(arrays)
+        with self._stretched():
+            results = loaded.interpreter.run(arrays)
         outputs = {t: as_map(result) for t, result in zip(loaded.outputs, results, strict=True)}
         return outputs, time.perf_counter() - start
 
@@ -104,7 +111,8 @@ class Executor:
         runs: list[float] = []
         while len(runs) < LEAST_RUNS or (sum(runs) + statistics.median(runs) < seconds and len(runs) < MOST_RUNS):
             start = time.perf_counter()
-            interpreter.run(inputs)
+            with self._stretched():
+                interpreter.run(inputs)
             runs.append(time.perf_counter() - start)
         return tuple(runs)
 

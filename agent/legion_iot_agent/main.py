@@ -35,6 +35,10 @@ def _parser() -> argparse.ArgumentParser:
         "--state-dir", type=Path, default=_state_directory(), metavar="DIR", help="models are kept here (%(default)s)"
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="compute threads (default: 1)")
+    parser.add_argument(
+        "--cpu-share", type=float, metavar="CORES", help="compute as slowly as with this part of a core, such as 0.2"
+    )
+    parser.add_argument("--board", metavar="NAME", help="what this device is called in the group (default: its model)")
     parser.add_argument("--no-xnnpack", action="store_true", help="use the runtime's builtin kernels")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when standard input ends")
     parser.add_argument("--verbose", action="store_true", help="say what happens, on standard error")
@@ -71,6 +75,7 @@ def _run(options: argparse.Namespace) -> None:
     from legion_iot.transport.connection import BrokerAddress  # noqa: PLC0415
     from legion_iot.wire.topics import check_agent_name  # noqa: PLC0415
     from legion_iot_agent.service import AgentOptions, AgentService  # noqa: PLC0415
+    from legion_iot_agent.throttle import check_share  # noqa: PLC0415
 
     if options.threads < 1:
         raise UsageError(f"--threads is {options.threads}; give 1 or more")
@@ -82,6 +87,8 @@ def _run(options: argparse.Namespace) -> None:
             base_topic=options.base_topic,
             threads=options.threads,
             xnnpack=not options.no_xnnpack,
+            cpu_share=None if options.cpu_share is None else check_share(options.cpu_share),
+            board=options.board,
         )
     )
     signal.signal(signal.SIGTERM, lambda *_: service.stop())

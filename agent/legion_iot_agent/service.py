@@ -55,6 +55,8 @@ class AgentOptions:
     base_topic: str = "legion"
     threads: int = 1
     xnnpack: bool = True
+    cpu_share: float | None = None  # cores; None takes what the machine gives
+    board: str | None = None
 
 
 class AgentService:
@@ -66,7 +68,7 @@ class AgentService:
         self._session = uuid.uuid4().hex
         self._runtime = runtime_info(options.xnnpack)
         self._store = ModelStore(options.state_directory / "models")
-        self._executor = Executor(options.state_directory / "plan", options.threads, options.xnnpack)
+        self._executor = Executor(options.state_directory / "plan", options.threads, options.xnnpack, options.cpu_share)
         self._state = machine.State(options.name, set(self._store.held()))
         self._events: deque[machine.Event] = deque()
         self._taken_over = False
@@ -227,7 +229,7 @@ class AgentService:
 
     def _publish_info(self) -> None:
         info = AgentInfo(
-            board=_board(),
+            board=self._options.board or _board(),
             cores=os.cpu_count() or 1,
             threads=self._options.threads,
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
