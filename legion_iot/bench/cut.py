@@ -36,25 +36,27 @@ LARGE = "vgg16"  # 59 MB of weights in its trunk
 NETWORKS = ("vgg16", "resnet18", "mobilenet-v2")
 TILINGS = {"2x2": Tiling.even(2, 2), "1x4": Tiling.even(1, 4)}
 BLOCKS = 3
-CHILD_TIMEOUT = 60.0
+WRITING_ROUNDS = 25
+LEAST_ROUNDS = 6
+CHILD_TIMEOUT = 60.0  # seconds
 
 Progress = Callable[[str, float | None], None]
 
 
 def run(quick: bool, progress: Progress) -> BenchReport:
     """Measure all of it; `quick` takes fewer rounds. Raises DownloadError, ModelError or AgentError."""
-    rounds = 5 if quick else 15
+    seconds = 4.0 if quick else 15.0
     progress(f"cutting {LARGE}", None)
-    writing = _writing(zoo.get(LARGE, progress).path, 15)
+    writing = _writing(zoo.get(LARGE, progress).path)
     rows, checks = [writing[0]], list(writing[1])
     for name, (label, tiling) in itertools.product(NETWORKS, TILINGS.items()):
         progress(f"running {name} as {label} tiles", None)
-        row = _tiles(divide(tflite.open_file(zoo.get(name, progress).path)), tiling, rounds)
+        row = _tiles(divide(tflite.open_file(zoo.get(name, progress).path)), tiling, seconds)
         rows.append({"what": f"{name} {label}", **row})
         checks.append(Check.within(f"{name} {label}: time ratio / FLOP ratio", row["cost"], "×", 0.9, 1.1))
-        checks.append(Check.equal(f"{name} {label}: most delegate nodes of a tile", row["delegates"], "nodes", 1))
+        checks.append(Check.equal(f"{name} {label}: delegate nodes of a tile", row["delegates"], "nodes", 1))
     runtime = runtime_info()
-    setting = {"runtime": f"{runtime.name} {runtime.version}", "threads": 1, "rounds": rounds, "blocks": BLOCKS}
+    setting = {"runtime": f"{runtime.name} {runtime.version}", "threads": 1, "blocks": BLOCKS}
     return BenchReport("cut", setting, rows, checks)
 
 
@@ -67,13 +69,13 @@ def _whole_trunk(network: Network) -> SubModel:
 # --- writing ---
 
 
-def _writing(path: Path, rounds: int) -> tuple[dict[str, Any], list[Check]]:
+def _writing(path: Path) -> tuple[dict[str, Any], list[Check]]:
     network = divide(tflite.open_file(path))
     sub = _whole_trunk(network)
     weights = [tensor.data for tensor in sub.graph.tensors if tensor.data is not None]
     cuts, copies = [], []
     with tempfile.TemporaryDirectory(prefix="legion-bench-") as directory:
-        for number in range(rounds + 1):
+        for number in range(WRITING_ROUNDS + 1):
             target = Path(directory) / f"cut-{number}.tflite"
             start = time.perf_counter()
             tflite.write_file(_whole_trunk(network).graph, target)
@@ -144,19 +146,21 @@ def _resident(field: str) -> int:
 # --- running ---
 
 
-def _tiles(network: Network, tiling: Tiling, rounds: int) -> dict[str, Any]:
+def _tiles(network: Network, tiling: Tiling, seconds: float) -> dict[str, Any]:
     """Times, operations and delegate nodes of all tiles beside the whole trunk's."""
     with tempfile.TemporaryDirectory(prefix="legion-bench-") as directory:
         whole = _Loaded(_whole_trunk(network), Path(directory) / "whole.tflite")
         subs, flops = _tile_models(network, tiling)
         tiles = [_Loaded(sub, Path(directory) / f"{i}.tflite") for i, sub in enumerate(subs)]
-        whole_times, tile_times = [], []
-        for number in range(rounds + 1):
-            first, second = whole.run(), sum(tile.run() for tile in tiles)
-            if number:  # the first runs allocate
-                whole_times.append(first)
-                tile_times.append(second)
-    time_ratio = statistics.median(tile_times) / statistics.median(whole_times)
+        whole_times: list[float] = []
+        tile_times: list[float] = []
+        started = time.perf_counter()
+        while len(whole_times) < LEAST_ROUNDS or time.perf_counter() - started < seconds:
+            whole_times.append(whole.run())
+            tile_times.append(sum(tile.run() for tile in tiles))
+        del whole_times[0], tile_times[0]  # the first runs allocate
+    # Of each round: what else the machine does then slows both down.
+    time_ratio = statistics.median(t / w for t, w in zip(tile_times, whole_times, strict=True))
     flop_ratio = flops / network.flops
     return {
         "tiles": len(tiles),
