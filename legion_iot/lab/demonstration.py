@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from legion_iot.errors import AgentError, BrokerError, InputError, LegionError, RequestError, UsageError
-from legion_iot.lab.processes import AgentProcess, agent_processes
+from legion_iot.lab.processes import AgentProcess, AgentStart, agent_processes
 from legion_iot.lab.report import DemoReport, agent_report, compare, plan_report
 from legion_iot.lab.whole_model import run_whole_model
 from legion_iot.model import tflite
@@ -80,7 +80,7 @@ def run_demo(options: DemoOptions, progress: Progress = lambda text: None) -> De
         _check_reachable(address, topics)
         stack.callback(_clear_retained, address, topics, names, options.model_name)
         progress(f"starting {options.agents} agent{'s' if options.agents > 1 else ''}")
-        agents = stack.enter_context(agent_processes(names, url, topics.base))
+        agents = stack.enter_context(agent_processes([AgentStart(name, url) for name in names], topics.base))
         group = stack.enter_context(_serving(options, address, topics, agents, progress))
         results, ended, latencies = _send(options, address, topics, payload, group, agents, progress)
         _wait_for_timings(group, len(results))

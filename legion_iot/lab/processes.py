@@ -35,11 +35,19 @@ class AgentProcess:
             raise AgentError(f"{self.name} ended with code {code}: {said}")
 
 
+@dataclass(frozen=True, slots=True)
+class AgentStart:
+    """An agent to be started: where its broker is, its further arguments, and the command that starts the command."""
+
+    name: str
+    broker: str
+    arguments: tuple[str, ...] = ()
+    prefix: tuple[str, ...] = ()
+
+
 @contextlib.contextmanager
-def agent_processes(
-    names: Sequence[str], broker: str, base_topic: str, threads: int = 1
-) -> Iterator[list[AgentProcess]]:
-    """Run one agent process per name inside `with`; afterwards all are gone, and so are their files.
+def agent_processes(starts: Sequence[AgentStart], base_topic: str) -> Iterator[list[AgentProcess]]:
+    """Run these agent processes inside `with`; afterwards all are gone, and so are their files.
 
     All read from one pipe, which closes with this process, however it ends: then they end too. All hold the other end
     of a second pipe, which is at its end when the last of them is gone, even one that an interrupt kept us from noting.
@@ -47,8 +55,8 @@ def agent_processes(
     agents: list[AgentProcess] = []
     with tempfile.TemporaryDirectory(prefix="legion-agents-") as directory, _Pipe() as lifeline, _Pipe() as held:
         try:
-            for name in names:
-                agents.append(_start(name, broker, base_topic, threads, Path(directory), (lifeline.read, held.write)))
+            for start in starts:
+                agents.append(_start(start, base_topic, Path(directory), (lifeline.read, held.write)))
             yield agents
         finally:
             lifeline.close_write()
@@ -74,13 +82,11 @@ class _Pipe:
         os.close(self.read)
 
 
-def _start(
-    name: str, broker: str, base_topic: str, threads: int, directory: Path, ends: tuple[int, int]
-) -> AgentProcess:
-    log = directory / f"{name}.log"
+def _start(start: AgentStart, base_topic: str, directory: Path, ends: tuple[int, int]) -> AgentProcess:
+    log = directory / f"{start.name}.log"
     command = [
-        sys.executable, "-m", "legion_iot_agent.main", "--name", name, "--base-topic", base_topic,
-        "--state-dir", str(directory / name), "--threads", str(threads), "--until-stdin-closes",
+        *start.prefix, sys.executable, "-m", "legion_iot_agent.main", "--name", start.name, "--base-topic", base_topic,
+        "--state-dir", str(directory / start.name), "--until-stdin-closes", *start.arguments,
     ]  # fmt: skip
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -90,10 +96,10 @@ def _start(
             stderr=errors,
             # The address may hold a password, which other users could read among a process's arguments. Modules
             # come from the installation, not from the directory the user happens to be in.
-            env={**os.environ, "LEGION_BROKER": broker, "PYTHONSAFEPATH": "1"},
+            env={**os.environ, "LEGION_BROKER": start.broker, "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # Ctrl-C in the terminal is for us; we end the agents in order
         )
-    return AgentProcess(name, process, log)
+    return AgentProcess(start.name, process, log)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], held: int) -> None:
