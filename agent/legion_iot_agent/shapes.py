@@ -8,11 +8,12 @@ rewritten once, with static shapes, and only the static form is planned, handed 
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from legion_iot.errors import ModelError
+from legion_iot.errors import ModelError, UsageError
 from legion_iot.model import tflite
 from legion_iot.model.graph import Graph
 from legion_iot_agent.interpreter import allocated_shapes
@@ -29,6 +30,38 @@ def open_inputs(graph: Graph) -> list[str]:
     """The inputs that have open sizes beyond the batch, each as `name (1, -1, -1, 3)`."""
     tensors = (graph.tensors[i] for i in graph.inputs)
     return [f"{t.name} {t.shape_signature}" for t in tensors if -1 in t.shape_signature[1:]]
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The sizes in `1x320x320x3`; raises UsageError."""
+    if not re.fullmatch(r"\d{1,6}(x\d{1,6}){0,7}", text) or "0" in text.split("x"):
+        raise UsageError(f"--input-shape is {text!r}; give sizes like 1x320x320x3")
+    return tuple(int(size) for size in text.split("x"))
+
+
+def open_static(path: Path, input_shape: str = "") -> Graph:
+    """The network in a file, with static shapes; `input_shape` (1x320x320x3) is that of its first input.
+
+    Raises UsageError, InputError, or ModelError where a size is open and none is given.
+    """
+    graph = tflite.open_file(path)
+    if input_shape:
+        return with_static_shapes(graph, {0: parse_shape(input_shape)})
+    if open_inputs(graph):
+        raise ModelError(f"{path}: the size of {open_inputs(graph)[0]} is open; choose one with --input-shape")
+    return with_static_shapes(graph) if has_open_sizes(graph) else graph
+
+
+def static_file(path: Path, directory: Path, input_shape: str = "") -> Path:
+    """A file of the same network with static shapes: `path` itself, or a new one below `directory`.
+
+    Raises like `open_static`.
+    """
+    if not input_shape and not has_open_sizes(tflite.open_file(path)):
+        return path
+    target = directory / path.name
+    tflite.write_file(open_static(path, input_shape), target)
+    return target
 
 
 def with_static_shapes(graph: Graph, input_shapes: Mapping[int, tuple[int, ...]] | None = None) -> Graph:

@@ -8,7 +8,6 @@ builtin kernels order their sums by the size of the matrices they are given.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from legion_iot.bench.model_file import open_network, read_inputs
 from legion_iot.bench.stitching import Array, Bench, Tiling
 from legion_iot.model.blocks import Network
+from legion_iot.model.comparison import difference, same_bits
 from legion_iot_agent.interpreter import runtime_info
 
 BUILTIN_FLOAT_BOUND = 1e-4  # of the largest magnitude of the tensor
@@ -174,14 +174,13 @@ class _Comparison:
 
     def add(self, tensor: int, value: Array, expected: Array) -> None:
         self._count += 1
-        if value.dtype == expected.dtype and value.shape == expected.shape and value.tobytes() == expected.tobytes():
+        if same_bits(value, expected):
             return
         self._exact = False
-        with contextlib.suppress(ValueError):  # shapes that differ leave the errors at infinity
-            absolute, relative = difference(value, expected)
-            self._abs, self._rel = max(self._abs, absolute), max(self._rel, relative)
-            if relative <= self._bound(expected):
-                return
+        absolute, relative = difference(value, expected)
+        self._abs, self._rel = max(self._abs, absolute), max(self._rel, relative)
+        if 0 < self._bound(expected) >= relative:
+            return
         self._ok = False
         self._where = self._where or self._network.graph.tensors[tensor].name
 
@@ -207,20 +206,3 @@ class _Comparison:
             runtime=f"{runtime.name} {runtime.version}",
             kernel_path=runtime.kernel_path,
         )
-
-
-def difference(value: Array, expected: Array) -> tuple[float, float]:
-    """The largest absolute difference, and the same relative to the largest magnitude of `expected`.
-
-    NaN in the same place counts as equal, NaN in one only as infinitely different. Raises ValueError where the shapes
-    differ.
-    """
-    if value.shape != expected.shape:
-        raise ValueError("shapes differ")
-    ours, theirs = value.astype(np.float64), expected.astype(np.float64)
-    equal = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
-    gaps = np.where(equal, 0.0, np.abs(ours - theirs))
-    absolute = float(np.max(np.nan_to_num(gaps, nan=np.inf, posinf=np.inf), initial=0.0))
-    finite = theirs[np.isfinite(theirs)]
-    magnitude = float(np.max(np.abs(finite), initial=0.0))
-    return absolute, absolute / magnitude if magnitude else absolute

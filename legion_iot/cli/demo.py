@@ -16,7 +16,6 @@ from legion_iot import zoo
 from legion_iot.cli.console import err, find_model, progress_line
 from legion_iot.cli.demo_tables import show
 from legion_iot.errors import InputError, UsageError
-from legion_iot.model import tflite
 from legion_iot.model.description import describe
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ def demo(
         help="mqtt://[user[:password]@]host[:port], or `embedded` or `mosquitto` for a broker of its own; "
         "auto: mosquitto where it is installed, else embedded.",
     ),
+    input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
     save: Path | None = typer.Option(None, help="Where a picture answer goes.  [default: <model>.png]"),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of tables."),
 ) -> None:
@@ -53,13 +53,16 @@ def demo(
     with progress_line(quiet=as_json) as progress:
         progress(f"looking for {model}", None)
         path, name = find_model(model, progress)
-        describe(tflite.open_file(path))  # what is no model is refused before a picture is fetched for it
+        from legion_iot_agent.shapes import open_static  # noqa: PLC0415 — loads the schema
+
+        describe(open_static(path, input_shape))  # what is no model is refused before a picture is fetched for it
         if image is None:
             image = zoo.demo_picture(progress)
         # Imported here, so that a wrong flag is answered before the transport is loaded.
         from legion_iot.lab.demonstration import DemoOptions, run_demo  # noqa: PLC0415
 
-        report = run_demo(DemoOptions(path, name, image, agents, requests, broker), lambda text: progress(text, None))
+        options = DemoOptions(path, name, image, agents, requests, broker, input_shape)
+        report = run_demo(options, lambda text: progress(text, None))
     saved = _save(report, save)
     if as_json:
         typer.echo(json.dumps(_as_json(report, saved)))
@@ -118,6 +121,7 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
         },
         "answer": [{"index": a.index, "label": a.label, "score": a.score} for a in report.answer],
         "picture": None if saved is None else str(saved),
+        "trunk_ended_by": report.trunk_ended_by or None,
         "exact": report.exact,
         "max_abs_error": _finite(report.max_abs_error),
         "max_rel_error": _finite(report.max_rel_error),

@@ -20,6 +20,11 @@ def show(report: DemoReport, saved: Path | None) -> None:
     count = len(report.agents)
     over = "the embedded broker" if report.broker.startswith("embedded") else report.broker
     out.print(f"{report.model} on {count} agent{'s' if count > 1 else ''}, over {over}", markup=False, soft_wrap=True)
+    if not report.blocks:
+        err.print(
+            f"nothing of {report.model} can be tiled: {report.trunk_ended_by}; one agent runs it whole",
+            style="yellow", markup=False, soft_wrap=True,
+        )  # fmt: skip
     out.print(plan_table(report, out))
     out.print("(rows of the block's output, time computing, bytes sent)", style="dim", soft_wrap=True)
     for answer in report.answer[:3]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import signal
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from legion_iot.cli.console import err, find_model, progress_line
 from legion_iot.errors import UsageError
 from legion_iot.transport.connection import BrokerAddress
+
+if TYPE_CHECKING:
+    from legion_iot.orchestrator.service import OrchestratorOptions
 
 app = typer.Typer(help="Serve a model with the agents of a group.", no_args_is_help=True)
 
@@ -19,25 +25,37 @@ def run(
     broker: str = typer.Option("mqtt://127.0.0.1", envvar="LEGION_BROKER", help="mqtt://[user[:password]@]host[:port]"),
     agents: int = typer.Option(1, min=1, help="Agents to wait for before the first plan."),
     base_topic: str = typer.Option("legion", help="The group's topic."),
+    input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
 ) -> None:
     """Serve MODEL: pictures published on <base>/infer/<model> are answered on <base>/infer/<model>/result.
 
     Example: legion orchestrator run efficientnet-lite0 --broker mqtt://192.168.1.10 --agents 4
     """
-    from legion_iot.orchestrator.service import OrchestratorOptions, OrchestratorService  # noqa: PLC0415 — numpy
+    from legion_iot.orchestrator.service import OrchestratorOptions  # noqa: PLC0415 — loads numpy
+    from legion_iot_agent.shapes import static_file  # noqa: PLC0415
 
     address = BrokerAddress.parse(broker)
     if agents < 1:
         raise UsageError(f"--agents is {agents}; give 1 or more")
     with progress_line() as progress:
         path, name = find_model(model, progress)
-    service = OrchestratorService(
-        OrchestratorOptions(address, path, name, base_topic, agents),
-        on_phase=_say_phase,
-    )
+    with tempfile.TemporaryDirectory(prefix="legion-orchestrator-") as directory:
+        path = static_file(path, Path(directory), input_shape)
+        _serve(OrchestratorOptions(address, path, name, base_topic, agents))
+
+
+def _serve(options: OrchestratorOptions) -> None:
+    from legion_iot.orchestrator.service import OrchestratorService  # noqa: PLC0415 — loads numpy
+
+    service = OrchestratorService(options, on_phase=_say_phase)
+    if not service.network.units:
+        err.print(
+            f"nothing can be tiled: {service.network.ended_by}; one agent runs it whole", markup=False, soft_wrap=True
+        )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: service.stop())
-    err.print(f"publish pictures on {base_topic}/infer/{name}", markup=False, soft_wrap=True)
+    topic = f"{options.base_topic}/infer/{options.model_name}"
+    err.print(f"publish pictures on {topic}", markup=False, soft_wrap=True)
     service.run()
 
 

@@ -31,8 +31,8 @@ def verify(
     """
     tiling, count = _tiling(tiles), _count(blocks)
     # Imported here, so that a wrong flag is answered before numpy and the runtime are loaded.
-    from legion_iot.bench.isolation import run_isolated  # noqa: PLC0415
     from legion_iot.bench.verify import Question, verify_file  # noqa: PLC0415
+    from legion_iot_agent.isolation import run_isolated  # noqa: PLC0415
 
     with progress_line(quiet=as_json) as progress:
         path, name = find_model(model, progress)

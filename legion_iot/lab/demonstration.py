@@ -7,8 +7,10 @@ what comes out is compared with the whole model, run by the same runtime in this
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import queue
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +34,7 @@ from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
 from legion_iot.wire.messages import Result
 from legion_iot.wire.topics import AGENT_KINDS, Topics
+from legion_iot_agent.shapes import static_file
 from legion_iot_broker.launch import RunningBroker, local_broker
 
 Array = npt.NDArray[Any]
@@ -55,6 +58,7 @@ class DemoOptions:
     agents: int = 3
     requests: int = 5
     broker: str = "auto"
+    input_shape: str = ""
 
 
 Progress = Callable[[str], None]
@@ -69,6 +73,12 @@ def run_demo(options: DemoOptions, progress: Progress = lambda text: None) -> De
         raise UsageError(f"--agents is {options.agents}; give a number from 1 to {MOST_AGENTS}")
     if not 1 <= options.requests <= MOST_REQUESTS:
         raise UsageError(f"--requests is {options.requests}; give a number from 1 to {MOST_REQUESTS}")
+    with tempfile.TemporaryDirectory(prefix="legion-demo-") as directory:
+        model = static_file(options.model, Path(directory), options.input_shape)
+        return _run_demo(dataclasses.replace(options, model=model), progress)
+
+
+def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
     payload = _read(options.image)
     graph = tflite.open_file(options.model)
     description = describe(graph)
@@ -282,4 +292,5 @@ def _report(
         latencies_ms=tuple(latencies),
         single_device_ms=single_ms,
         picture=picture(service.network.graph, service.description, ended[-1].outputs, size),
+        trunk_ended_by=service.network.ended_by,
     )

@@ -6,11 +6,11 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from legion_iot.errors import AgentError
 from legion_iot.lab.processes import AgentProcess
+from legion_iot.model.comparison import difference, same_bits
 from legion_iot.orchestrator.service import OrchestratorService
 from legion_iot.wire.messages import Answer
 
@@ -51,7 +51,8 @@ class AgentReport:
 class DemoReport:
     """What happened. Latencies are milliseconds from publish to answer, as the client saw them.
 
-    `exact` says that every output of every request equals the whole model's to the bit.
+    `exact` says that every output of every request equals the whole model's to the bit. `trunk_ended_by` names the op
+    that ends the trunk, empty where nothing does; without blocks it is why the whole model ran on one agent.
     """
 
     model: str
@@ -68,6 +69,7 @@ class DemoReport:
     latencies_ms: tuple[float, ...]
     single_device_ms: float
     picture: bytes | None
+    trunk_ended_by: str
 
 
 def compare(runs: list[tuple[Array, ...]], reference: list[Array]) -> tuple[bool, float, float]:
@@ -78,26 +80,12 @@ def compare(runs: list[tuple[Array, ...]], reference: list[Array]) -> tuple[bool
     exact, worst_abs, worst_rel = True, 0.0, 0.0
     for outputs in runs:
         for output, expected in zip(outputs, reference, strict=True):
-            if output.shape == expected.shape and output.tobytes() == expected.tobytes():
+            if same_bits(output, expected):
                 continue
             exact = False
-            difference, magnitude = _difference(output, expected)
-            worst_abs = max(worst_abs, difference)
-            worst_rel = max(worst_rel, difference / magnitude if magnitude else difference)
+            absolute, relative = difference(output, expected)
+            worst_abs, worst_rel = max(worst_abs, absolute), max(worst_rel, relative)
     return exact, worst_abs, worst_rel
-
-
-def _difference(output: Array, expected: Array) -> tuple[float, float]:
-    """The largest difference and the largest expected magnitude; infinite where the two cannot be compared."""
-    if output.shape != expected.shape:
-        return float("inf"), 1.0
-    one, other = output.astype(np.float64), expected.astype(np.float64)
-    if not np.array_equal(np.isfinite(one), np.isfinite(other)):
-        return float("inf"), 1.0
-    finite = np.isfinite(one)
-    return float(np.max(np.abs(one - other), initial=0.0, where=finite)), float(
-        np.max(np.abs(other), initial=0.0, where=finite)
-    )
 
 
 def plan_report(service: OrchestratorService) -> tuple[tuple[BlockReport, ...], TileReport | None]:

@@ -41,6 +41,7 @@ def report(agents: int) -> DemoReport:
         planner="balanced", blocks=(BlockReport((0, 107), (1, 112, 112, 1024), tiles),) * 3,
         tail=TileReport(names[-1], (0, 0), 0.2, 4000), answer=(), exact=True, max_abs_error=0.0, max_rel_error=0.0,
         latencies_ms=(1.0,), single_device_ms=1.0, picture=None,
+        trunk_ended_by="",
     )  # fmt: skip
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -61,8 +63,17 @@ def _cause(code: int | None) -> str:
     return f"exit code {code}"
 
 
+def _end_with_parent() -> None:
+    """However the parent ends, nothing of it goes on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
 def _run(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # The parent says what a crash means; the runtime's own last words would only stand in between.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with contextlib.suppress(BrokenPipeError):  # the parent has gone
