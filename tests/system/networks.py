@@ -68,7 +68,7 @@ def open_sizes(path: Path) -> Path:
 
 
 def detector(path: Path) -> Path:
-    """Heads at two scales and the runtime's own post-processing: a custom op whose outputs have no shape in the file."""
+    """Heads at two scales and the runtime's post-processing, a custom op whose outputs have no shape in the file."""
     net = GraphBuilder("detector", seed=2)
     x = net.conv2d(net.input((1, 64, 64, 3)), 8, 3, stride=2, padding="same", activation="relu")
     fine = net.conv2d(x, 16, 3, stride=2, padding="same", activation="relu6")
