@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from legion_iot import __version__
-from legion_iot.cli import bench, broker, demo, model, orchestrator, verify, zoo
+from legion_iot.cli import bench, broker, demo, lab, model, orchestrator, verify, zoo
 from legion_iot.errors import LegionError
 
 EXIT_CODES = """
@@ -32,6 +32,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(orchestrator.app, name="orchestrator")
 app.add_typer(broker.app, name="broker")
+app.add_typer(lab.app, name="lab")
 app.add_typer(bench.app, name="bench")
 
 

@@ -26,13 +26,24 @@ class AgentProcess:
     process: subprocess.Popen[bytes]
     log: Path
 
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
     def check(self) -> None:
         """Raises AgentError when the process has ended, with the last thing it said."""
         code = self.process.poll()
         if code is not None:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            said = lines[-1].removeprefix("legion-agent: ") if lines else "it said nothing"
-            raise AgentError(f"{self.name} ended with code {code}: {said}")
+            raise AgentError(f"{self.name} ended with code {code}: {last_words(self.log)}")
+
+
+def last_words(log: Path) -> str:
+    """The last line an agent has said."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1].removeprefix("legion-agent: ") if lines else "it said nothing"
 
 
 @dataclass(frozen=True, slots=True)
