@@ -65,7 +65,7 @@ class Interpreter:
             )
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise ModelError(f"{path}: the TFLite runtime refuses the model ({_first_line(error)})") from None
+            raise ModelError(f"the TFLite runtime refuses the model ({_first_line(error)})") from None
         self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from legion_iot.bench.model_file import open_network, read_inputs
 from legion_iot.bench.stitching import Array, Bench, Tiling
+from legion_iot.errors import ModelError
 from legion_iot.model.blocks import Network
 from legion_iot.model.comparison import difference, same_bits
 from legion_iot_agent.interpreter import runtime_info
@@ -122,7 +123,10 @@ def verify_file(question: Question, progress: Progress) -> Verdict:
         trials = sampled_trials(network, question.seed)
     else:
         trials = [asked_trial(network, Tiling.even(*question.tiling), question.blocks)]
-    return verify(network, inputs, trials, question.xnnpack, progress)
+    try:
+        return verify(network, inputs, trials, question.xnnpack, progress)
+    except ModelError as error:
+        raise ModelError(f"{question.path}: {error}") from None
 
 
 def verify(

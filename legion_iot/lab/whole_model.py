@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from legion_iot.errors import ModelError
 from legion_iot_agent.interpreter import Interpreter
 from legion_iot_agent.isolation import run_isolated
 
@@ -23,7 +24,10 @@ def run_whole_model(model: Path, value: Array, runs: int) -> tuple[list[Array], 
 
     Raises ModelError where the model cannot be run.
     """
-    return run_isolated(_run, (model, value, runs), lambda text, fraction: None, TIMEOUT)
+    try:
+        return run_isolated(_run, (model, value, runs), lambda text, fraction: None, TIMEOUT)
+    except ModelError as error:
+        raise ModelError(f"{model}: {error}") from None
 
 
 def _run(
