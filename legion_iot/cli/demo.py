@@ -7,6 +7,7 @@ import math
 import os
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,23 @@ import typer
 from legion_iot import zoo
 from legion_iot.cli.console import err, find_model, progress_line
 from legion_iot.cli.demo_tables import show
+from legion_iot.cli.lab import lab_json
 from legion_iot.errors import InputError, UsageError
 from legion_iot.model.description import describe
 
 if TYPE_CHECKING:
     from legion_iot.lab.report import DemoReport, TileReport
+    from legion_iot.lab.spec import LabSpec
 
 DEFAULT_MODEL = "efficientnet-lite0"
 
 
 def demo(
     model: str = typer.Option(DEFAULT_MODEL, help="A name from `legion zoo list`, or a .tflite file."),
-    agents: int = typer.Option(3, help="Agent processes to start."),
+    agents: int | None = typer.Option(None, help="Agent processes to start.  [default: 3]"),
+    lab: str | None = typer.Option(
+        None, help="Emulated devices instead: a preset such as legion-3f3o, or a TOML file."
+    ),
     image: Path | None = typer.Option(None, help="A JPEG or PNG picture.  [default: a portrait of Grace Hopper]"),
     requests: int = typer.Option(5, help="How often the picture is sent."),
     broker: str = typer.Option(
@@ -42,8 +48,9 @@ def demo(
 
     Example: legion demo --model hed --agents 4 --image cat.jpg
     """
-    if agents < 1:
+    if agents is not None and agents < 1:
         raise UsageError(f"--agents is {agents}; give 1 or more")
+    devices = None if lab is None else _devices(lab, agents, broker)
     if requests < 1:
         raise UsageError(f"--requests is {requests}; give 1 or more")
     if image is not None and not image.is_file():
@@ -61,7 +68,7 @@ def demo(
         # Imported here, so that a wrong flag is answered before the transport is loaded.
         from legion_iot.lab.demonstration import DemoOptions, run_demo  # noqa: PLC0415
 
-        options = DemoOptions(path, name, image, agents, requests, broker, input_shape)
+        options = DemoOptions(path, name, image, agents or 3, requests, broker, input_shape, devices)
         report = run_demo(options, lambda text: progress(text, None))
     saved = _save(report, save)
     if as_json:
@@ -72,6 +79,20 @@ def demo(
             err.print(f"{save}: not written, since the answer of {name} is no picture", markup=False, soft_wrap=True)
     if not report.exact:
         raise typer.Exit(1)
+
+
+def _devices(lab: str, agents: int | None, broker: str) -> LabSpec:
+    """The lab that `--lab` names; raises UsageError or InputError."""
+    from legion_iot.lab.presets import find_lab  # noqa: PLC0415
+
+    if agents is not None:
+        raise UsageError("--agents and --lab do not go together: the lab says which devices there are")
+    spec = find_lab(lab)
+    if broker == "auto":
+        return spec
+    if broker not in ("mosquitto", "embedded"):
+        raise UsageError("--broker URL and --lab do not go together: a lab brings a broker of its own")
+    return replace(spec, broker="mosquitto" if broker == "mosquitto" else "embedded")
 
 
 def _save(report: DemoReport, path: Path | None) -> Path | None:
@@ -97,10 +118,12 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
         "model": report.model,
         "image": report.image,
         "broker": report.broker,
+        "lab": None if report.lab is None else lab_json(report.lab),
         "agents": [
             {
                 "name": a.name,
                 "pid": a.pid,
+                "board": a.board,
                 "runtime": a.runtime,
                 "whole_model_ms": round(a.whole_model_ms, 3),
                 "tiles": a.tiles,

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from legion_iot.cli.console import err, out
+from legion_iot.cli.lab import classes
 
 if TYPE_CHECKING:
     from legion_iot.lab.report import BlockReport, DemoReport, TileReport
@@ -20,6 +21,8 @@ def show(report: DemoReport, saved: Path | None) -> None:
     count = len(report.agents)
     over = "the embedded broker" if report.broker.startswith("embedded") else report.broker
     out.print(f"{report.model} on {count} agent{'s' if count > 1 else ''}, over {over}", markup=False, soft_wrap=True)
+    for line in classes(report.lab) if report.lab else ():
+        out.print(line, markup=False, soft_wrap=True)
     if not report.blocks:
         err.print(
             f"nothing of {report.model} can be tiled: {report.trunk_ended_by}; one agent runs it whole",

@@ -75,7 +75,7 @@ def status(as_json: bool = typer.Option(False, "--json", help="Print one JSON ob
     tested = read_result(lab) if lab else None
     if as_json:
         typer.echo(json.dumps({
-            "schema": 1, "up": lab is not None, "lab": None if lab is None else _as_json(lab),
+            "schema": 1, "up": lab is not None, "lab": None if lab is None else lab_json(lab),
             "self_test": tested, "killed": killed,
         }))  # fmt: skip
         return
@@ -114,6 +114,16 @@ def link_text(device: Device) -> str:
     return text + (f", {link.loss_percent:g} % lost" if link.loss_percent else "")
 
 
+def classes(lab: LabState) -> list[str]:
+    """A line for each kind of device: which ones, how fast, and what holds them so."""
+    kinds: dict[str, list[str]] = {}
+    for each in lab.devices:
+        device = each.device
+        text = f"{device.board}, {device.cpu_share:g} of a core ({each.cpu_by}), {link_text(device)} ({each.link_by})"
+        kinds.setdefault(text, []).append(device.name)
+    return [f"{', '.join(names)}: {text}" for text, names in kinds.items()]
+
+
 def _show(lab: LabState) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("DEVICE", "BOARD", "CORES", "LINK", "CPU HELD BY", "LINK HELD BY", "AGENT"):
@@ -146,7 +156,8 @@ def _tested(result: dict[str, Any] | None) -> str:
     )
 
 
-def _as_json(lab: LabState) -> dict[str, Any]:
+def lab_json(lab: LabState) -> dict[str, Any]:
+    """A lab for programs."""
     return {
         "name": lab.name,
         "phase": lab.phase,

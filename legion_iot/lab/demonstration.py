@@ -13,7 +13,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,11 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from legion_iot.errors import AgentError, BrokerError, InputError, LegionError, RequestError, UsageError
-from legion_iot.lab.processes import AgentProcess, AgentStart, agent_processes
+from legion_iot.lab.processes import Agent, AgentStart, agent_processes
 from legion_iot.lab.report import DemoReport, agent_report, compare, plan_report
+from legion_iot.lab.running import LabAgent, running_lab
+from legion_iot.lab.spec import LabSpec
+from legion_iot.lab.state import LabState
 from legion_iot.lab.whole_model import run_whole_model
 from legion_iot.model import tflite
 from legion_iot.model.description import describe
@@ -59,6 +62,7 @@ class DemoOptions:
     requests: int = 5
     broker: str = "auto"
     input_shape: str = ""
+    lab: LabSpec | None = None  # its devices are the agents, and its broker the broker
 
 
 Progress = Callable[[str], None]
@@ -83,14 +87,10 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
     graph = tflite.open_file(options.model)
     description = describe(graph)
     read_input(payload, graph, description)  # what cannot work fails here, before anything is started
-    names = [f"agent-{number}" for number in range(1, options.agents + 1)]
     topics = Topics(f"legion-demo-{secrets.token_hex(4)}")  # a broker may be shared with others
     with contextlib.ExitStack() as stack:
-        address, url, kind = _broker(options.broker, stack, progress)
-        _check_reachable(address, topics)
-        stack.callback(_clear_retained, address, topics, names, options.model_name)
-        progress(f"starting {options.agents} agent{'s' if options.agents > 1 else ''}")
-        agents = stack.enter_context(agent_processes([AgentStart(name, url) for name in names], topics.base))
+        start = _processes if options.lab is None else _lab
+        address, kind, agents, lab = start(options, topics, stack, progress)
         group = stack.enter_context(_serving(options, address, topics, agents, progress))
         results, ended, latencies = _send(options, address, topics, payload, group, agents, progress)
         _wait_for_timings(group, len(results))
@@ -99,7 +99,30 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
         assert value is not None
         reference, single_ms = run_whole_model(options.model, value, SINGLE_RUNS)
         size = seen_size(payload, graph, description)
-        return _report(options, kind, agents, group, (results, ended, latencies), (reference, single_ms), size)
+        report = _report(options, kind, agents, group, (results, ended, latencies), (reference, single_ms), size)
+        return dataclasses.replace(report, lab=lab)
+
+
+_Members = tuple[BrokerAddress, str, Sequence[Agent], LabState | None]
+
+
+def _processes(options: DemoOptions, topics: Topics, stack: contextlib.ExitStack, progress: Progress) -> _Members:
+    """Plain agent processes, and the broker they are at."""
+    names = [f"agent-{number}" for number in range(1, options.agents + 1)]
+    address, url, kind = _broker(options.broker, stack, progress)
+    _check_reachable(address, topics)
+    stack.callback(_clear_retained, address, topics, names, options.model_name)
+    progress(f"starting {options.agents} agent{'s' if options.agents > 1 else ''}")
+    starts = [AgentStart(name, url) for name in names]
+    return address, kind, stack.enter_context(agent_processes(starts, topics.base)), None
+
+
+def _lab(options: DemoOptions, topics: Topics, stack: contextlib.ExitStack, progress: Progress) -> _Members:
+    """The devices of a lab, and its broker."""
+    assert options.lab is not None
+    spec = dataclasses.replace(options.lab, base_topic=topics.base)
+    lab = stack.enter_context(running_lab(spec, "demo", progress))
+    return BrokerAddress.parse(lab.broker), lab.broker_kind, [LabAgent(each) for each in lab.devices], lab
 
 
 def _broker(wanted: str, stack: contextlib.ExitStack, progress: Progress) -> tuple[BrokerAddress, str, str]:
@@ -152,7 +175,7 @@ class _Group:
 
 @contextlib.contextmanager
 def _serving(
-    options: DemoOptions, address: BrokerAddress, topics: Topics, agents: list[AgentProcess], progress: Progress
+    options: DemoOptions, address: BrokerAddress, topics: Topics, agents: Sequence[Agent], progress: Progress
 ) -> Iterator[_Group]:
     """Run the orchestrator inside `with`, once its plan is in force."""
     phases: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
@@ -199,7 +222,7 @@ def _run_service(service: OrchestratorService, failure: list[LegionError]) -> No
         failure.append(error)
 
 
-def _check(agents: list[AgentProcess], failure: list[LegionError]) -> None:
+def _check(agents: Sequence[Agent], failure: list[LegionError]) -> None:
     if failure:
         raise failure[0]
     for agent in agents:
@@ -212,7 +235,7 @@ def _send(
     topics: Topics,
     payload: bytes,
     group: _Group,
-    agents: list[AgentProcess],
+    agents: Sequence[Agent],
     progress: Progress,
 ) -> tuple[list[Result], list[EndedRequest], list[float]]:
     """Publish the picture, one request after the other, as any MQTT client would."""
@@ -243,7 +266,7 @@ def _send(
     return results, [group.ended.get(timeout=5.0) for _ in results], latencies
 
 
-def _await_answer(answers: queue.SimpleQueue[tuple[float, bytes]], agents: list[AgentProcess]) -> tuple[float, bytes]:
+def _await_answer(answers: queue.SimpleQueue[tuple[float, bytes]], agents: Sequence[Agent]) -> tuple[float, bytes]:
     deadline = time.monotonic() + REQUEST_TIMEOUT
     while time.monotonic() < deadline:
         with contextlib.suppress(queue.Empty):
@@ -266,7 +289,7 @@ def _wait_for_timings(group: _Group, requests: int) -> None:
 def _report(
     options: DemoOptions,
     broker: str,
-    agents: list[AgentProcess],
+    agents: Sequence[Agent],
     group: _Group,
     sent: tuple[list[Result], list[EndedRequest], list[float]],
     whole: tuple[list[Array], float],

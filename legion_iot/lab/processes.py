@@ -12,10 +12,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from legion_iot.errors import AgentError
 
 STOP_TIMEOUT = 5.0  # seconds to say goodbye before a process is killed
+
+
+class Agent(Protocol):
+    """An agent that runs on this machine, whoever started it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    def check(self) -> None:
+        """Raises AgentError when its process has ended, with the last thing it said."""
 
 
 @dataclass(frozen=True, slots=True)

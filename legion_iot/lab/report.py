@@ -9,7 +9,8 @@ from typing import Any
 import numpy.typing as npt
 
 from legion_iot.errors import AgentError
-from legion_iot.lab.processes import AgentProcess
+from legion_iot.lab.processes import Agent
+from legion_iot.lab.state import LabState
 from legion_iot.model.comparison import difference, same_bits
 from legion_iot.orchestrator.service import OrchestratorService
 from legion_iot.wire.messages import Answer
@@ -45,6 +46,7 @@ class AgentReport:
     runtime: str
     whole_model_ms: float
     tiles: int
+    board: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +72,7 @@ class DemoReport:
     single_device_ms: float
     picture: bytes | None
     trunk_ended_by: str
+    lab: LabState | None = None
 
 
 def compare(runs: list[tuple[Array, ...]], reference: list[Array]) -> tuple[bool, float, float]:
@@ -116,7 +119,7 @@ def _tile_report(service: OrchestratorService, step: int, agent: str, rows: tupl
     )
 
 
-def agent_report(agent: AgentProcess, service: OrchestratorService) -> AgentReport:
+def agent_report(agent: Agent, service: OrchestratorService) -> AgentReport:
     record = service.state.agents[agent.name]
     assert record.info is not None
     assert record.profile is not None
@@ -126,8 +129,9 @@ def agent_report(agent: AgentProcess, service: OrchestratorService) -> AgentRepo
     ) else 0  # fmt: skip
     return AgentReport(
         agent.name,
-        agent.process.pid,
+        agent.pid,
         f"{info.runtime} {info.runtime_version} ({info.kernel_path})",
         statistics.median(record.profile.runs) * 1e3,
         tiles,
+        info.board,
     )
