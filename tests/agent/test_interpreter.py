@@ -68,7 +68,9 @@ def test_the_kernel_path_is_named() -> None:
     assert interpreter.runtime_info().name == "ai-edge-litert"
 
 
-@pytest.mark.parametrize("content", [b"", b"no model", bytes(1000), b"\x1c\0\0\0TFL3" + bytes(100)], ids=repr)
+@pytest.mark.parametrize(
+    "content", [b"", b"no model", bytes(1000), b"\x1c\0\0\0TFL3" + bytes(100)], ids=["empty", "text", "zeros", "header"]
+)
 def test_a_file_that_is_no_model_is_one_line(tmp_path: Path, content: bytes) -> None:
     pytest.importorskip("ai_edge_litert.interpreter")
     path = tmp_path / "bad.tflite"
