@@ -1,4 +1,4 @@
-"""What a network costs: its multiply-accumulates and its parameters."""
+"""What networks and their ops cost: multiply-accumulates, floating point operations, parameters."""
 
 from __future__ import annotations
 
@@ -36,16 +36,29 @@ def _origin(graph: Graph, producers: Mapping[int, int], tensor: int) -> int:
 
 
 def _op_macs(graph: Graph, op: Op) -> int:
+    if op.kind == "TRANSPOSE_CONV":  # each input element meets the whole kernel, also where the output is cropped
+        return math.prod(graph.tensors[op.inputs[2]].shape[:3]) * math.prod(graph.tensors[op.inputs[1]].shape)
+    return math.prod(graph.tensors[op.outputs[0]].shape) * products_per_output(graph, op)
+
+
+def products_per_output(graph: Graph, op: Op) -> int:
+    """Multiply-accumulates for one element of the op's output; 0 where it has no weights."""
     if op.kind not in _WEIGHTS:
         return 0
     kernel = graph.tensors[op.inputs[1]].shape
-    if op.kind == "FULLY_CONNECTED":
-        rows = math.prod(graph.tensors[op.outputs[0]].shape[:-1])
-        return rows * math.prod(kernel)
+    if op.kind == "DEPTHWISE_CONV_2D":
+        return math.prod(kernel[1:3])  # [1, height, width, channels]
+    products = math.prod(kernel[1:])  # [channels, height, width, depth], or [units, depth]
     if op.kind == "TRANSPOSE_CONV":
-        batch, height, width, _ = graph.tensors[op.inputs[2]].shape
-        return batch * height * width * math.prod(kernel)
-    batch, height, width, channels = graph.tensors[op.outputs[0]].shape
-    # A depthwise kernel is [1, h, w, channels], a full one [channels, h, w, depth].
-    per_output = math.prod(kernel[1:3]) if op.kind == "DEPTHWISE_CONV_2D" else math.prod(kernel[1:])
-    return batch * height * width * channels * per_output
+        return products // max(1, int(op.options["stride_h"]) * int(op.options["stride_w"]))
+    return products
+
+
+def op_flops(graph: Graph, op: Op, elements: int) -> int:
+    """Floating point operations for that many elements of the op's output; a multiply-accumulate counts as two.
+
+    Pooling counts its window, anything else one for each element: their time is small, but not nothing.
+    """
+    if op.kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
+        return elements * int(op.options["filter_height"]) * int(op.options["filter_width"])
+    return elements * max(1, 2 * products_per_output(graph, op))

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from legion_iot.errors import ModelError
-from legion_iot.model.geometry import HEIGHT, WIDTH, Region
+from legion_iot.model.arithmetic import op_flops
+from legion_iot.model.geometry import HEIGHT, Region
 from legion_iot.model.graph import Graph, Op
 from legion_iot.model.locality import CHANNELWISE, UNARY, NotLocalError, OpGeometry, op_geometry
 
@@ -173,7 +172,8 @@ def _units(graph: Graph, geometries: dict[int, OpGeometry]) -> tuple[Unit, ...]:
                 live=tuple(made),
                 live_bytes=sum(graph.tensors[t].nbytes for t in made),
                 flops=sum(
-                    op_flops(graph, graph.ops[i], Region.whole(graph.tensors[graph.ops[i].outputs[0]])) for i in current
+                    region_flops(graph, graph.ops[i], Region.whole(graph.tensors[graph.ops[i].outputs[0]]))
+                    for i in current
                 ),
             )
         )
@@ -199,22 +199,6 @@ def _is_cut(graph: Graph, trunk: list[int], p: int, newest: int, live: list[int]
     return not any(tensor != newest and last_read[tensor] <= p + BRANCH_OPS for tensor in live)
 
 
-def op_flops(graph: Graph, op: Op, region: Region) -> int:
-    """Floating point operations to compute `region` of the op's output; a multiply-add counts as two.
-
-    Elementwise work counts one per output element: its time is small, but not nothing.
-    """
-    channels = graph.tensors[op.outputs[0]].shape[-1]
-    elements = region.area * channels
-    if op.kind == "CONV_2D":
-        return 2 * elements * int(np.prod(graph.tensors[op.inputs[1]].shape[1:]))
-    if op.kind == "DEPTHWISE_CONV_2D":
-        kernel = graph.tensors[op.inputs[1]].shape
-        return 2 * elements * kernel[HEIGHT] * kernel[WIDTH]
-    if op.kind == "TRANSPOSE_CONV":
-        kernel = graph.tensors[op.inputs[1]].shape
-        strides = int(op.options["stride_h"]) * int(op.options["stride_w"])
-        return 2 * elements * int(np.prod(kernel[1:])) // max(1, strides)
-    if op.kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
-        return elements * int(op.options["filter_height"]) * int(op.options["filter_width"])
-    return elements
+def region_flops(graph: Graph, op: Op, region: Region) -> int:
+    """Floating point operations to compute `region` of the op's first output."""
+    return op_flops(graph, op, region.area * graph.tensors[op.outputs[0]].shape[-1])

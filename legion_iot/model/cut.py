@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from legion_iot.errors import ModelError
-from legion_iot.model.blocks import Network, op_flops
+from legion_iot.model.blocks import Network, region_flops
 from legion_iot.model.geometry import HEIGHT, SAME, WIDTH, ClippedWindow, Interval, Need, Region
 from legion_iot.model.graph import Graph, Op, Tensor
 from legion_iot.model.locality import BINARY, slice_bounds
@@ -69,7 +69,7 @@ def tile_flops(network: Network, ops: Sequence[int], wanted: Mapping[int, Region
     """Floating point operations of a tile, redundant halo rows included."""
     regions, graph = tile_regions(network, ops, wanted), network.graph
     made = [(graph.ops[index], regions.get(graph.ops[index].outputs[0])) for index in ops]
-    return sum(op_flops(graph, op, region) for op, region in made if region is not None)
+    return sum(region_flops(graph, op, region) for op, region in made if region is not None)
 
 
 def block_flops_from_each_start(network: Network, last: int, region: Region) -> list[int]:
@@ -85,7 +85,7 @@ def block_flops_from_each_start(network: Network, last: int, region: Region) -> 
         for index in unit.ops:
             produced = needed.get(graph.ops[index].outputs[0])
             if produced is not None:
-                total += op_flops(graph, graph.ops[index], produced)
+                total += region_flops(graph, graph.ops[index], produced)
         totals[unit.index] = total
     return totals
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from legion_iot.errors import AgentError
-from legion_iot.model.blocks import Network, divide, op_flops
+from legion_iot.model.blocks import Network, divide, region_flops
 from legion_iot.model.builder import GraphBuilder
 from legion_iot.model.cut import tile_regions
 from legion_iot.model.geometry import Interval, Region
@@ -42,7 +42,7 @@ def block_cost(network: Network, first: int, last: int, speeds: dict[str, float]
         if len(rows):
             regions = tile_regions(network, ops, {reference: Region(rows, Interval(0, width))})
             flops = sum(
-                op_flops(graph, graph.ops[i], regions[graph.ops[i].outputs[0]])
+                region_flops(graph, graph.ops[i], regions[graph.ops[i].outputs[0]])
                 for i in ops
                 if graph.ops[i].outputs[0] in regions
             )
