@@ -6,6 +6,7 @@ included.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import platform
@@ -32,7 +33,6 @@ from legion_iot.wire.messages import (
     Fragment,
     Profile,
     Ready,
-    TileTiming,
 )
 from legion_iot.wire.tensors import INBOX, fragments, region_of
 from legion_iot.wire.topics import AgentTopic, InboxTopic, Topics
@@ -164,6 +164,9 @@ class AgentService:
                 self._compute(effect)
             case machine.Report(message=message):
                 self._report(message)
+            case machine.ReportTiming(timing=timing, computed=computed):
+                timing = dataclasses.replace(timing, sending=time.monotonic() - computed)
+                self._publish(self._topics.report(self._options.name, "timing"), timing, qos=0)
             case machine.AskChunk(request=request):
                 self._links.data.publish(self._topics.inbox("orchestrator", self._options.name), codec.pack(request))
             case machine.StoreChunk() | machine.FinishModel():
@@ -202,7 +205,10 @@ class AgentService:
             self._events.append(machine.StepFailed(work.epoch, work.request, str(error)))
             return
         # Ahead of whatever arrived meanwhile: others wait for these rows.
-        self._events.appendleft(machine.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, seconds))
+        ended = time.monotonic()
+        self._events.appendleft(
+            machine.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, seconds, ended)
+        )
 
     def _load(self, assignment: Assignment) -> None:
         try:
@@ -211,13 +217,11 @@ class AgentService:
         except (LegionError, OSError) as error:  # a full disk has no room for the sub-models
             self._events.append(machine.Loaded(assignment.epoch, {}, str(error)))
 
-    def _report(self, message: Ready | Failed | TileTiming | Profile) -> None:
+    def _report(self, message: Ready | Failed | Profile) -> None:
         name = self._options.name
         match message:
             case Profile():
                 self._publish(self._topic("profile"), message, retain=True)
-            case TileTiming():
-                self._publish(self._topics.report(name, "timing"), message, qos=0)
             case Ready():
                 self._publish(self._topics.report(name, "ready"), message)
             case _:

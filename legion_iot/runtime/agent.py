@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from legion_iot.errors import ProtocolError
+from legion_iot.runtime.arrivals import Arrival, Arrivals
 from legion_iot.runtime.exchange import Exchange, TensorForm
 from legion_iot.wire.messages import (
     Assignment,
@@ -94,7 +95,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """Outputs by tensor, each (rows, columns, channels)."""
+    """Outputs by tensor, each (rows, columns, channels); `ended` is when, on the clock of `step`."""
 
     epoch: int
     request: str
@@ -102,6 +103,7 @@ class StepDone:
     step: int
     outputs: Mapping[int, Array]
     seconds: float
+    ended: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +201,20 @@ class SendRegion:
 class Report:
     """Publish a report; a Profile goes to the agent's retained profile."""
 
-    message: Ready | Failed | TileTiming | Profile
+    message: Ready | Failed | Profile
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTiming:
+    """Publish the timing of a step whose sends went before, with the time since `computed` as what they took."""
+
+    timing: TileTiming
+    computed: float
 
 
 Effect = (
     AskChunk | StoreChunk | FinishModel | PublishInfo | Load | Unload | Compute | RunProfile | SendRegion | Report
+    | ReportTiming
 )  # fmt: skip
 
 
@@ -227,6 +238,8 @@ class State:
     fetch: Fetch | None = None
     assignment: Assignment | None = None
     exchange: Exchange | None = None
+    ready_at: float = 0.0
+    arrivals: Arrivals = field(default_factory=Arrivals)
     dropped: int = 0
 
 
@@ -238,15 +251,15 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
         case CommandArrived():
             return _command(state, event, now)
         case FragmentArrived():
-            return _fragment(state, event)
+            return _fragment(state, event, now)
         case ChunkArrived():
             return _chunk(state, event, now)
         case ModelStored():
             return _model_stored(state, event, now)
         case Loaded():
-            return _loaded(state, event)
+            return _loaded(state, event, now)
         case StepDone():
-            return _step_done(state, event)
+            return _step_done(state, event, now)
         case StepFailed():
             if state.exchange is not None and event.epoch == state.exchange.epoch:
                 state.exchange.forget(event.request)
@@ -366,7 +379,7 @@ def _tick(state: State, now: float) -> list[Effect]:
     return [AskChunk(_chunk_request(fetch, offset)) for offset in late]
 
 
-def _loaded(state: State, event: Loaded) -> list[Effect]:
+def _loaded(state: State, event: Loaded, now: float) -> list[Effect]:
     assignment = state.assignment
     if assignment is None or event.epoch != assignment.epoch:
         return []
@@ -378,6 +391,7 @@ def _loaded(state: State, event: Loaded) -> list[Effect]:
         state.exchange = Exchange(assignment.epoch, needs, assignment.receives, event.forms)
     except ProtocolError as error:
         return [Report(Failed(event.epoch, "", f"the assignment contradicts itself ({error}); update the older side"))]
+    state.ready_at, state.arrivals = now, Arrivals()
     return [Report(Ready(event.epoch))]
 
 
@@ -390,7 +404,7 @@ def _check_sends(assignment: Assignment) -> None:
             raise ProtocolError(f"{part.region} of tensor {part.tensor} is to be sent, but not made")
 
 
-def _fragment(state: State, event: FragmentArrived) -> list[Effect]:
+def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
     if state.exchange is None:
         state.dropped += 1
         return []
@@ -400,12 +414,13 @@ def _fragment(state: State, event: FragmentArrived) -> list[Effect]:
     except ProtocolError:
         state.dropped += 1
         return []
+    state.arrivals.note(header.request, header.step, now, len(event.body))
     if inputs is None:
         return []
     return [Compute(header.epoch, header.request, header.attempt, header.step, inputs)]
 
 
-def _step_done(state: State, event: StepDone) -> list[Effect]:
+def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
     assignment, exchange = state.assignment, state.exchange
     if assignment is None or exchange is None or event.epoch != exchange.epoch:
         return []
@@ -422,6 +437,7 @@ def _step_done(state: State, event: StepDone) -> list[Effect]:
             top, left = region.rows.start - whole.rows.start, region.columns.start - whole.columns.start
             kept = values[top : top + len(region.rows), left : left + len(region.columns)]
             inputs = exchange.put(event.request, part.step, part.tensor, region, kept)
+            state.arrivals.note(event.request, part.step, now)
             if inputs is not None:
                 computes.append(Compute(event.epoch, event.request, event.attempt, part.step, inputs))
             continue
@@ -431,5 +447,16 @@ def _step_done(state: State, event: StepDone) -> list[Effect]:
         )  # fmt: skip
         bytes_sent += region_of(part.region).area * values.shape[2] * values.itemsize
         sends.append(SendRegion(part.peer, header, values, origin))
-    timing = TileTiming(event.epoch, event.request, event.step, event.seconds, bytes_sent)
-    return [*sends, Report(timing), *computes]
+    return [*sends, ReportTiming(_timing(state, event, bytes_sent), event.ended), *computes]
+
+
+def _timing(state: State, event: StepDone, bytes_sent: int) -> TileTiming:
+    """What is known of the step before its outputs are sent."""
+    started = event.ended - event.seconds
+    arrival = state.arrivals.take(event.request, event.step) or Arrival(started, started)
+    return TileTiming(
+        event.epoch, event.request, event.step, event.seconds, bytes_sent, arrival.bytes_received,
+        begun=arrival.first - state.ready_at,
+        receiving=arrival.last - arrival.first,
+        queued=max(0.0, started - arrival.last),
+    )  # fmt: skip

@@ -137,13 +137,23 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class TileTiming:
-    """On `report/timing`, for each step of each request: seconds computed, and bytes sent to other participants."""
+    """On `report/timing`, for each step of each request: what it took, in seconds of the agent's monotonic clock.
+
+    `begun` is when the first input was taken in, counted from the moment the agent was ready for the epoch; then come
+    `receiving` until the inputs are complete, `queued` until computing starts, `seconds` of computing, and `sending`
+    until the last region for others is handed to the connection. Only bytes from and to other participants count.
+    """
 
     epoch: int
     request: str
     step: int
     seconds: float
     bytes_sent: int
+    bytes_received: int = 0
+    begun: float = 0.0
+    receiving: float = 0.0
+    queued: float = 0.0
+    sending: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,8 @@ class Agent:
                 self._compute(effect)
             case agent.Report(message=message):
                 self._report(message)
+            case agent.ReportTiming(timing=timing):
+                self._publish(TOPICS.report(self.name, "timing"), timing)
             case agent.AskChunk(request=request):
                 self._publish_bytes(TOPICS.inbox("orchestrator", self.name), codec.pack(request), qos=1)
             case agent.FinishModel(model=model):
@@ -181,7 +183,9 @@ class Agent:
             self._events.append(agent.StepFailed(work.epoch, work.request, "the tile burns"))
             return
         outputs = self.worker.run(work.request, work.step, work.inputs)
-        self._events.appendleft(agent.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, 0.01))
+        self._events.appendleft(
+            agent.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, 0.01, self._broker.now)
+        )
 
     def _load(self, assignment: Assignment) -> None:
         if self.temper.load_fails:
@@ -192,12 +196,10 @@ class Agent:
         except LegionError as error:
             self._events.append(agent.Loaded(assignment.epoch, {}, str(error)))
 
-    def _report(self, message: Ready | Failed | TileTiming | Profile) -> None:
+    def _report(self, message: Ready | Failed | Profile) -> None:
         match message:
             case Profile():
                 self._publish(self._topic("profile"), message, retain=True)
-            case TileTiming():
-                self._publish(TOPICS.report(self.name, "timing"), message)
             case Ready():
                 self._publish(TOPICS.report(self.name, "ready"), message)
             case Failed():

@@ -272,14 +272,14 @@ def test_a_step_of_an_older_epoch_sends_nothing() -> None:
     end.tell(machine.AssignmentArrived(assignment(6)))
     end.tell(machine.Loaded(6, FORMS))
     outputs = {1: np.zeros((2, 3, 1), np.float32)}
-    assert end.tell(machine.StepDone(5, "r", 1, 0, outputs, 0.1)) == []
-    effects = end.tell(machine.StepDone(6, "r", 1, 0, outputs, 0.1))
+    assert end.tell(machine.StepDone(5, "r", 1, 0, outputs, 0.1, 100.0)) == []
+    effects = end.tell(machine.StepDone(6, "r", 1, 0, outputs, 0.1, 100.0))
     assert [e.target for e in effects if isinstance(e, machine.SendRegion)] == ["orchestrator"]
 
 
 def test_before_anything_is_loaded_events_of_steps_do_nothing() -> None:
     end = line()
-    assert end.tell(machine.StepDone(5, "r", 1, 0, {}, 0.1)) == []
+    assert end.tell(machine.StepDone(5, "r", 1, 0, {}, 0.1, 100.0)) == []
     assert end.tell(machine.Loaded(5, FORMS)) == []
     assert end.tell(machine.Tick()) == []
 
