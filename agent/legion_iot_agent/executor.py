@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from legion_iot_agent.interpreter import Interpreter
 from legion_iot_agent.throttle import Throttle
 
 Array = npt.NDArray[Any]
+Run = Callable[[Sequence[Array]], list[Array]]
 
 LEAST_RUNS = 3  # of a profile, after one that warms up
 MOST_RUNS = 30
@@ -33,7 +33,7 @@ MOST_RUNS = 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _LoadedStep:
-    interpreter: Interpreter
+    run: Run
     inputs: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     outputs: tuple[int, ...]
@@ -49,10 +49,7 @@ class Executor:
         self._directory = directory
         self._threads = threads
         self._xnnpack = xnnpack
-        throttle = None if cpu_share is None else Throttle(cpu_share, threads)
-        self._stretched: Callable[[], contextlib.AbstractContextManager[None]] = (
-            contextlib.nullcontext if throttle is None else throttle.stretch
-        )
+        self._throttle = None if cpu_share is None else Throttle(cpu_share, threads)
         self._steps: dict[int, _LoadedStep] = {}
 
     def load(self, model: Path, assignment: Assignment) -> dict[int, TensorForm]:
@@ -67,20 +64,24 @@ class Executor:
             sub = _sub_model(network, step)
             path = self._directory / f"step-{step.step}.tflite"
             tflite.write_file(sub.graph, path)
+            tensors = [sub.graph.tensors[i] for i in sub.graph.inputs]
+            zeros = [np.zeros(tensor.shape, tensor.numpy_dtype) for tensor in tensors]
             self._steps[step.step] = _LoadedStep(
-                Interpreter(path, self._threads, self._xnnpack),
+                self._ready(path, zeros),
                 tuple(tensor for tensor, _ in sub.inputs),
-                tuple(sub.graph.tensors[i].shape for i in sub.graph.inputs),
+                tuple(tensor.shape for tensor in tensors),
                 tuple(tensor for tensor, _ in sub.outputs),
             )
-            self._warm_up(sub, self._steps[step.step])
         return tensor_forms(network)
 
-    def _warm_up(self, sub: SubModel, step: _LoadedStep) -> None:
-        """The first run of an interpreter allocates and packs; that shall not be part of a request."""
-        step.interpreter.run(
-            [np.zeros(t.shape, t.numpy_dtype) for t in (sub.graph.tensors[i] for i in sub.graph.inputs)]
-        )
+    def _ready(self, path: Path, inputs: Sequence[Array]) -> Run:
+        """Load a model and run it on `inputs`, since the first run allocates and packs; how to run it from now on."""
+        interpreter = Interpreter(path, self._threads, self._xnnpack)
+        interpreter.run(inputs)
+        if self._throttle is None:
+            return interpreter.run
+        work = self._throttle.learn(lambda: interpreter.run(inputs))
+        return lambda values: work.stretch(lambda: interpreter.run(values))
 
     def unload(self) -> None:
         """Free all interpreters and their files."""
@@ -97,22 +98,19 @@ class Executor:
             raise ModelError(f"step {step} is not loaded")
         start = time.perf_counter()
         arrays = [inputs[t].reshape(shape) for t, shape in zip(loaded.inputs, loaded.shapes, strict=True)]
-        with self._stretched():
-            results = loaded.interpreter.run(arrays)
+        results = loaded.run(arrays)
         outputs = {t: as_map(result) for t, result in zip(loaded.outputs, results, strict=True)}
         return outputs, time.perf_counter() - start
 
     def profile(self, model: Path, seconds: float) -> tuple[float, ...]:
         """Seconds of single runs of the whole model on seeded input, for about `seconds`, after one to warm up."""
         graph = tflite.open_file(model)
-        interpreter = Interpreter(model, self._threads, self._xnnpack)
         inputs = seeded_inputs(graph)
-        interpreter.run(inputs)
+        run = self._ready(model, inputs)
         runs: list[float] = []
         while len(runs) < LEAST_RUNS or (sum(runs) + statistics.median(runs) < seconds and len(runs) < MOST_RUNS):
             start = time.perf_counter()
-            with self._stretched():
-                interpreter.run(inputs)
+            run(inputs)
             runs.append(time.perf_counter() - start)
         return tuple(runs)
 

@@ -33,6 +33,44 @@ def cut(
     _show(report, as_json)
 
 
+@app.command("lab")
+def lab(
+    lab: str | None = typer.Option(None, help="A preset, or a TOML file.  [default: the lab that is up, or its own]"),
+    rootless: bool = typer.Option(False, "--rootless", help="Test only the way that needs no root."),
+    quick: bool = typer.Option(False, "--quick", help="Fewer rounds; under two minutes on two cores."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """What the devices of a lab are asked to be, beside what they are: processor, link rate, delay.
+
+    Example: legion bench lab --quick
+    """
+    from legion_iot.bench import lab as bench  # noqa: PLC0415 — loads numpy
+    from legion_iot.lab.presets import find_lab  # noqa: PLC0415
+
+    with progress_line(quiet=as_json) as progress:
+        report = bench.run(None if lab is None else find_lab(lab), rootless, quick, progress)
+    _show(report, as_json)
+
+
+@app.command("transport")
+def transport(
+    quick: bool = typer.Option(False, "--quick", help="Fewer rounds; under 50 s on two cores."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """How fast feature maps travel, beside raw TCP, plain paho and mosquitto_pub; all on this machine.
+
+    Example: legion bench transport --quick
+    """
+    from legion_iot.bench import transport as bench  # noqa: PLC0415 — loads numpy and paho
+
+    with progress_line(quiet=as_json) as progress:
+        report = bench.run(quick, progress)
+    if not as_json:
+        for line in bench.lines(report):
+            out.print(line, markup=False, highlight=False)
+    _show(report, as_json)
+
+
 def _show(report: BenchReport, as_json: bool) -> None:
     """Print the report; exits 1 where a check falls short."""
     if as_json:
