@@ -96,11 +96,11 @@ class AgentService:
         Raises BrokerError where the broker cannot be reached, AgentError where another agent took the name.
         """
         name = self._options.name
+        self._links.open(
+            [(self._topic("assignment"), 1), (self._topic("command"), 1)], [(self._topics.inbox(name, "+"), 1)]
+        )
+        log.info("agent %s is online at %s", name, self._options.broker)
         try:
-            self._links.open(
-                [(self._topic("assignment"), 1), (self._topic("command"), 1)], [(self._topics.inbox(name, "+"), 1)]
-            )
-            log.info("agent %s is online at %s", name, self._options.broker)
             self._loop()
         finally:
             self._close()

@@ -32,4 +32,7 @@ def read_inputs(graph: Graph, image: Path | None, seed: int) -> list[npt.NDArray
         payload = image.read_bytes()
     except OSError as error:
         raise InputError(f"{image}: cannot be read ({error.strerror}); give a JPEG or PNG picture (--image)") from None
-    return [read_input(payload, graph, describe(graph))]
+    try:
+        return [read_input(payload, graph, describe(graph))]
+    except InputError as error:
+        raise InputError(f"{image}: {error}") from None

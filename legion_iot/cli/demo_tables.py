@@ -36,7 +36,7 @@ def show(report: DemoReport, saved: Path | None) -> None:
         out.print(f"picture saved as {saved}", markup=False, soft_wrap=True)
     median = statistics.median(report.latencies_ms)
     out.print(
-        f"latency: median {median:.1f} ms of {len(report.latencies_ms)} requests "
+        f"latency: median {median:.1f} ms of {len(report.latencies_ms)} request{'s' * (len(report.latencies_ms) > 1)} "
         f"({min(report.latencies_ms):.1f}–{max(report.latencies_ms):.1f}), published to answered\n"
         f"whole model on one device: {report.single_device_ms:.1f} ms, computing only",
         markup=False, soft_wrap=True,

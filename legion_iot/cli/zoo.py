@@ -36,8 +36,13 @@ def list_networks(as_json: bool = typer.Option(False, "--json", help="Print one 
         download = f"{e.download_bytes / 1e6:.1f} MB" if e.download_bytes else "—"
         size = f"{e.input_size[0]}×{e.input_size[1]}"
         table.add_row(e.name, e.kind, size, f"{e.gflop:.2f}", f"{e.parameters / 1e6:.1f} M", download,
-                      e.licence if e.kind == "trained" else "—")  # fmt: skip
+                      _short(e.licence) if e.kind == "trained" else "—")  # fmt: skip
     out.print(table)
+
+
+def _short(licence: str) -> str:
+    """Without what it applies to: `zoo get` and --json tell that."""
+    return ", ".join(dict.fromkeys(part.split(" (")[0] for part in licence.split(", ")))
 
 
 @app.command("get")

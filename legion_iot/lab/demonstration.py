@@ -86,7 +86,10 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
     payload = _read(options.image)
     graph = tflite.open_file(options.model)
     description = describe(graph)
-    read_input(payload, graph, description)  # what cannot work fails here, before anything is started
+    try:
+        read_input(payload, graph, description)  # what cannot work fails here, before anything is started
+    except InputError as error:
+        raise InputError(f"{options.image}: {error}") from None
     topics = Topics(f"legion-demo-{secrets.token_hex(4)}")  # a broker may be shared with others
     with contextlib.ExitStack() as stack:
         start = _processes if options.lab is None else _lab

@@ -124,8 +124,8 @@ class OrchestratorService:
             (self._topics.report("+", "+"), 1),
             (self._topics.infer(self._options.model_name), 1),
         ]
+        self._links.open(control, [(self._topics.inbox("orchestrator", "+"), 1)])
         try:
-            self._links.open(control, [(self._topics.inbox("orchestrator", "+"), 1)])
             self._loop()
         finally:
             self._close()

@@ -46,12 +46,16 @@ class ConnectionPair:
     def open(self, control: Sequence[tuple[str, int]], data: Sequence[tuple[str, int]]) -> None:
         """Connect and subscribe, data first, so that nothing can be sent to us before we can take it.
 
-        Raises BrokerError.
+        Raises BrokerError, and leaves neither connected then.
         """
-        self.data.open(OPEN_TIMEOUT)
-        self.data.subscribe(data)
-        self.control.open(OPEN_TIMEOUT)
-        self.control.subscribe(control)
+        try:
+            self.data.open(OPEN_TIMEOUT)
+            self.data.subscribe(data)
+            self.control.open(OPEN_TIMEOUT)
+            self.control.subscribe(control)
+        except BaseException:
+            self.close()
+            raise
 
     def next(self, timeout: float) -> Connected | Message | None:
         """The next message, or that control is connected (again); None after `timeout` seconds without."""
