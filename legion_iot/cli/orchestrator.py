@@ -47,18 +47,15 @@ def run(
 def _serve(options: OrchestratorOptions) -> None:
     from legion_iot.orchestrator.service import OrchestratorService  # noqa: PLC0415 — loads numpy
 
-    service = OrchestratorService(options, on_phase=_say_phase)
+    def say(phase: str, detail: str) -> None:
+        connected = f"publish pictures on {options.base_topic}/infer/{options.model_name}"  # no phase yet
+        err.print(f"{phase}: {detail}" if phase else connected, markup=False, soft_wrap=True)
+
+    service = OrchestratorService(options, on_phase=say)
     if not service.network.units:
         err.print(
             f"nothing can be tiled: {service.network.ended_by}; one agent runs it whole", markup=False, soft_wrap=True
         )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: service.stop())
-    topic = f"{options.base_topic}/infer/{options.model_name}"
-    err.print(f"publish pictures on {topic}", markup=False, soft_wrap=True)
     service.run()
-
-
-def _say_phase(phase: str, detail: str) -> None:
-    if phase:  # none yet when the connection stands
-        err.print(f"{phase}: {detail}", markup=False, soft_wrap=True)
