@@ -1,0 +1,265 @@
+"""`legion bench transport`: how fast feature maps travel, beside other ways to send the same bytes.
+
+- Goodput: bytes per second from the first `send` until the peer, another process, says that it holds the last one as
+  an array. Small payloads go in bursts, a feature map of 13 MB alone, as the next step would wait for it.
+- Round trip: one payload to the peer and the same one back.
+- CPU at the agent: user and system time of the whole process for encoding and sending, and for receiving and decoding,
+  per gigabyte, beside a plain memory copy of the same bytes; the largest part is named.
+
+All ways take turns within a round; ratios are taken round by round, since what else the machine does then slows all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from legion_iot.bench.report import BenchReport, Check
+from legion_iot.bench.transport_ends import (
+    ANSWER,
+    TIMEOUT,
+    End,
+    OurEnd,
+    PlainEnd,
+    TcpEnd,
+    payload_bytes,
+)
+from legion_iot.bench.transport_peer import Child, Spent, child, peer, relay, spent
+from legion_iot.bench.transport_tools import ToolEnd, tools_installed
+from legion_iot.errors import BrokerError
+from legion_iot.transport.connection import BrokerAddress
+from legion_iot_broker.mosquitto import MosquittoProcess, find_mosquitto
+
+NAMES = {1: "1 KB", 2: "64 KB", 3: "1 MB", 4: "13 MB"}
+LARGEST = max(NAMES)
+FRAGMENT = 2  # one message of 64 KB
+BURST_BYTES = 4 << 20
+BURST = 32  # payloads
+LEAST_ROUNDS = 5
+CPU_ROUNDS = {True: 4, False: 10}
+CPU_MAPS = 8
+SECONDS = {True: {1: 3.0, 2: 3.0, 3: 4.0, 4: 12.0}, False: {1: 10.0, 2: 10.0, 3: 15.0, 4: 60.0}}
+RELAY = "TCP relay"
+
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(slots=True)
+class _Way:
+    """One way to send, at one QoS, with what was measured on it by payload."""
+
+    kind: str
+    broker: str
+    qos: int
+    end: End
+    goodput: dict[int, list[float]] = field(default_factory=dict)
+    round_trip: dict[int, list[float]] = field(default_factory=dict)
+
+    def measure(self, index: int) -> None:
+        """One burst and, where the peer can send it back, one round trip."""
+        is_tool = isinstance(self.end, ToolEnd)  # starts a program for every payload
+        burst = 1 if is_tool else max(1, min(BURST, BURST_BYTES // payload_bytes(index)))
+        start = time.perf_counter()
+        for number in range(burst):
+            self.end.send(index, "answer" if number == burst - 1 else "none", self.qos)
+        self._await(ANSWER)
+        rate = burst * payload_bytes(index) / (time.perf_counter() - start)
+        self.goodput.setdefault(index, []).append(rate)
+        if not is_tool:
+            start = time.perf_counter()
+            self.end.send(index, "echo", self.qos)
+            self._await(index)
+            self.round_trip.setdefault(index, []).append(time.perf_counter() - start)
+
+    def _await(self, index: int) -> None:
+        arrived = self.end.receive(TIMEOUT)
+        if arrived is None or arrived.index != index:
+            raise BrokerError(f"{self.kind} on {self.broker}: a payload was lost; run the bench again")
+
+
+def run(quick: bool, progress: Progress) -> BenchReport:
+    """Measure all of it; `quick` takes fewer rounds. Raises BrokerError where a broker or process does not serve."""
+    with contextlib.ExitStack() as stack:
+        progress("starting brokers and the peer", None)
+        brokers = stack.enter_context(_brokers())
+        other, ways = _ways(brokers, stack)
+        for index, name in NAMES.items():
+            progress(f"sending payloads of {name}", None)
+            _take_turns(ways, index, SECONDS[quick][index])
+        progress("CPU of the agent", None)
+        ours = [way for way in ways if way.kind == "legion" and way.qos == 1]
+        costs = _costs(ours[-1], other, CPU_ROUNDS[quick])
+    rows = [_row(way, index, ways[0]) for index in NAMES for way in ways]
+    setting = {"brokers": ", ".join(brokers), "mosquitto_pub": "yes" if tools_installed() else "not installed"}
+    return BenchReport("transport", setting, [*rows, *costs], _checks(ways))
+
+
+def lines(report: BenchReport) -> Iterator[str]:
+    """The figures of the report for people, at most 80 columns wide."""
+    yield f"{'PAYLOAD':<8} {'WAY':<14} {'BROKER':<10} {'QOS':<4} {'MB/S':>8} {'OF RELAY':>9} {'ROUND TRIP':>12}"
+    for row in report.rows:
+        if "way" in row:
+            trip = f"{row['round_trip_ms']:.2f} ms" if row["round_trip_ms"] is not None else "-"
+            qos = row["qos"] if row["broker"] else "-"
+            yield (
+                f"{row['payload']:<8} {row['way']:<14} {row['broker'] or '-':<10} {qos:<4} "
+                f"{row['mb_per_s']:>8.1f} {row['of_relay']:>9.2f} {trip:>12}"
+            )
+    for row in report.rows:
+        if "what" in row:
+            parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in row["parts_s_per_gb"].items())
+            yield (
+                f"{row['what']}: {row['cpu_s_per_gb']:.2f} CPU s/GB, {row['of_copy']:.1f} × a memory copy; "
+                f"largest: {row['largest']}"
+            )
+            yield f"  ({parts})"
+
+
+@contextlib.contextmanager
+def _brokers() -> Iterator[dict[str, BrokerAddress]]:
+    """The embedded broker, in a process of its own, and Mosquitto where it is installed."""
+    with contextlib.ExitStack() as stack:
+        command = [sys.executable, "-m", "legion_iot_broker.embedded", "--port", "0"]
+        process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        stack.callback(process.terminate)
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        if not said.startswith("listening on "):
+            raise BrokerError("the embedded broker did not start; run: python -m legion_iot_broker.embedded --port 0")
+        found = {"embedded": BrokerAddress.parse(f"mqtt://{said.split()[-1]}")}
+        if find_mosquitto() is not None:
+            found["mosquitto"] = stack.enter_context(MosquittoProcess()).address
+        yield found
+
+
+def _ways(brokers: dict[str, BrokerAddress], stack: contextlib.ExitStack) -> tuple[Child, list[_Way]]:
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    other = stack.enter_context(child(peer, listener, brokers))
+    port = stack.enter_context(child(relay, listener.getsockname()[1])).first
+    tcp = stack.enter_context(contextlib.closing(TcpEnd(socket.create_connection(("127.0.0.1", port)))))
+    ways = [_Way(RELAY, "", 0, tcp)]
+    for name, address in brokers.items():
+        ours = stack.enter_context(contextlib.closing(OurEnd(address, "a", "b")))
+        plain = stack.enter_context(contextlib.closing(PlainEnd(address, "a", "b")))
+        ends: list[tuple[str, End]] = [("legion", ours), ("plain paho", plain)]
+        if name == "mosquitto" and tools_installed():
+            ends.append(("mosquitto_pub", stack.enter_context(contextlib.closing(ToolEnd(address)))))
+        ways.extend(_Way(kind, name, qos, end) for kind, end in ends for qos in (0, 1))
+    return other, ways
+
+
+def _take_turns(ways: list[_Way], index: int, seconds: float) -> None:
+    for way in ways:  # the first payload allocates and opens windows
+        way.measure(index)
+        way.goodput.pop(index)
+        way.round_trip.pop(index, None)
+    started, rounds = time.perf_counter(), 0
+    while rounds < LEAST_ROUNDS or time.perf_counter() - started < seconds:
+        for way in ways:
+            way.measure(index)
+        rounds += 1
+
+
+def _row(way: _Way, index: int, tcp: _Way) -> dict[str, Any]:
+    trips = way.round_trip.get(index)
+    return {
+        "payload": NAMES[index],
+        "bytes": payload_bytes(index),
+        "way": way.kind,
+        "broker": way.broker,
+        "qos": way.qos,
+        "mb_per_s": statistics.median(way.goodput[index]) / 1e6,
+        "of_relay": _ratio(way.goodput[index], tcp.goodput[index]),
+        "round_trip_ms": statistics.median(trips) * 1e3 if trips else None,
+        "rounds": len(way.goodput[index]),
+    }
+
+
+def _ratio(values: list[float], others: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(values, others, strict=True))
+
+
+def _checks(ways: list[_Way]) -> list[Check]:
+    tcp, by_name = ways[0], {(way.kind, way.broker, way.qos): way for way in ways}
+    checks = []
+    for broker in dict.fromkeys(way.broker for way in ways if way.kind == "legion"):
+        zero, one = by_name["legion", broker, 0], by_name["legion", broker, 1]
+        plain = by_name["plain paho", broker, 1]
+        relayed, paho = (_ratio(one.goodput[LARGEST], other.goodput[LARGEST]) for other in (tcp, plain))
+        trips = _ratio(one.round_trip[FRAGMENT], zero.round_trip[FRAGMENT])
+        checks += [
+            _at_least(f"{broker}: 13 MB, goodput / plain paho", paho, "×", 3.0),
+            _at_least(f"{broker}: 13 MB, goodput / TCP relay", relayed, "×", 0.6),
+            Check.at_most(f"{broker}: 64 KB, round trip QoS 1 / QoS 0", trips, "×", 2.0),
+        ]
+    return checks
+
+
+def _at_least(name: str, value: float, unit: str, limit: float) -> Check:
+    return Check(name, round(value, 4), unit, f">= {limit:g}", value >= limit)
+
+
+# --- CPU ---
+
+
+def _costs(way: _Way, other: Child, rounds: int) -> list[dict[str, Any]]:
+    """What the largest map costs the agent that sends it and the one that receives it, beside copying it."""
+    end = way.end
+    assert isinstance(end, OurEnd)
+    copies: list[float] = []
+    sent: list[Spent] = []
+    received: list[Spent] = []
+    for _ in range(rounds):
+        copies.append(_copy_seconds())
+        ours, theirs = spent(end.encoding), other.ask("spent")
+        for _ in range(CPU_MAPS):
+            end.send(LARGEST, "answer", way.qos)
+            if end.receive(TIMEOUT) is None:
+                raise BrokerError(f"a payload was lost on {way.broker}; run the bench again")
+        sent.append(_difference(spent(end.encoding), ours))
+        received.append(_difference(other.ask("spent"), theirs))
+    copy = statistics.median(copies)
+    return [
+        _cost_row("encode + send", way, copy, sent, "encode"),
+        _cost_row("receive + decode", way, copy, received, "decode"),
+    ]
+
+
+def _copy_seconds() -> float:
+    """CPU seconds for copying as many bytes as a round sends, between arrays that are there already."""
+    source = np.ones(payload_bytes(LARGEST), np.uint8)
+    target = source.copy()
+    before = time.thread_time()
+    for _ in range(CPU_MAPS):
+        np.copyto(target, source)
+    return time.thread_time() - before
+
+
+def _difference(after: Spent, before: Spent) -> Spent:
+    user, system, coding = (a - b for a, b in zip(after, before, strict=True))
+    return user, system, coding
+
+
+def _cost_row(what: str, way: _Way, copy: float, spans: list[Spent], coding_name: str) -> dict[str, Any]:
+    gigabytes = CPU_MAPS * payload_bytes(LARGEST) / 1e9
+    user, system, coding = (statistics.median(column) / gigabytes for column in zip(*spans, strict=True))
+    # Encoding and decoding are plain computing on the process's own memory: all of it counts as user time.
+    parts = {"kernel": system, coding_name: coding, "paho and queues": max(0.0, user - coding)}
+    return {
+        "what": what,
+        "broker": way.broker,
+        "cpu_s_per_gb": user + system,
+        "copy_s_per_gb": copy / gigabytes,
+        "of_copy": (user + system) / (copy / gigabytes),
+        "largest": max(parts, key=lambda name: parts[name]),
+        "parts_s_per_gb": {name: round(value, 4) for name, value in parts.items()},
+    }

@@ -1,0 +1,41 @@
+"""The transport bench, with one round of everything: figures for every way, in lines that fit a terminal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from legion_iot.bench import transport
+from legion_iot.bench.transport_ends import REGIONS, make_payloads, payload_bytes
+from legion_iot.bench.transport_tools import tools_installed
+from legion_iot_broker.mosquitto import find_mosquitto
+
+
+def test_every_way_is_measured_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "SECONDS", {True: dict.fromkeys(transport.NAMES, 0.0)})
+    monkeypatch.setattr(transport, "LEAST_ROUNDS", 1)
+    monkeypatch.setattr(transport, "CPU_ROUNDS", {True: 1})
+    report = transport.run(True, lambda text, fraction: None)
+    ways = {(row["way"], row["broker"], row["qos"], row["payload"]) for row in report.rows if "way" in row}
+    brokers = ["embedded"] + ["mosquitto"] * (find_mosquitto() is not None)
+    expected = {("TCP relay", "", 0, name) for name in transport.NAMES.values()}
+    for broker in brokers:
+        kinds = ["legion", "plain paho"] + ["mosquitto_pub"] * (broker == "mosquitto" and tools_installed())
+        expected |= {(kind, broker, qos, name) for kind in kinds for qos in (0, 1) for name in transport.NAMES.values()}
+    assert ways == expected
+    costs = [row for row in report.rows if "what" in row]
+    assert [row["what"] for row in costs] == ["encode + send", "receive + decode"]
+    for row in costs:
+        assert row["largest"] in row["parts_s_per_gb"]
+        assert row["cpu_s_per_gb"] > row["copy_s_per_gb"] > 0
+    assert len(report.checks) == 3 * len(brokers)
+    assert report.ok == all(check.ok for check in report.checks)
+    assert max(len(line) for line in transport.lines(report)) <= 80
+
+
+def test_payloads_have_the_sizes_they_are_named_by() -> None:
+    sizes = [payload_bytes(index) for index in range(len(REGIONS))]
+    assert [values.nbytes for values in make_payloads()] == sizes
+    assert sizes[1:] == [1 << 10, 64 << 10, 1 << 20, 224 * 224 * 64 * 4]
+    assert np.array_equal(make_payloads()[2], make_payloads()[2])
+    assert sizes[transport.LARGEST] == max(sizes)
