@@ -13,6 +13,7 @@ import pwd
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 import threading
@@ -112,7 +113,7 @@ class MosquittoProcess:
         """Start it and wait until it accepts; raises `BrokerError` with the end of its log when it does not."""
         if self._child is not None:
             raise BrokerError("mosquitto is running already: stop it first")
-        self._directory = tempfile.TemporaryDirectory(prefix="legion-mosquitto-")
+        self._directory = tempfile.TemporaryDirectory(prefix="legion-mosquitto-", dir=_place_for_files())
         try:
             tries = 1 if self._port else _PORT_TRIES
             for attempt in range(1, tries + 1):
@@ -240,6 +241,17 @@ def _prefix(account: pwd.struct_passwd | None) -> list[str]:
         return []
     identity = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"] if account else []
     return [setpriv, *identity, "--pdeathsig", "TERM", "--"]
+
+
+def _place_for_files() -> str | None:
+    """A directory that Mosquitto can reach as the user it becomes when root starts it; None is the usual place."""
+    if os.geteuid() != 0:
+        return None
+    for place in (tempfile.gettempdir(), "/tmp", "/run"):
+        path = Path(place).resolve()
+        if path.is_dir() and all(ancestor.stat().st_mode & stat.S_IXOTH for ancestor in (path, *path.parents)):
+            return str(path)
+    return None
 
 
 def _free_port(host: str) -> int:

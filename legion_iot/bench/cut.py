@@ -109,31 +109,32 @@ def _peak_growth(path: Path) -> int:
     """Bytes by which the peak of resident memory grows while the trunk is read, cut and written, in a new process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_measure_peak, args=(theirs, path))
-    child.start()
-    theirs.close()
-    try:
-        if not ours.poll(CHILD_TIMEOUT):
-            raise AgentError(f"the memory measurement did not end within {CHILD_TIMEOUT:g} s; is the machine busy?")
-        return int(ours.recv())
-    except EOFError:
-        raise AgentError("the memory measurement ended early; run the bench again") from None
-    finally:
-        child.kill()
-        child.join()
-
-
-def _measure_peak(pipe: Connection, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="legion-bench-") as directory:
-        # Modules that are loaded on first use shall not count.
-        tiny = divide(tflite.open_file(path))
-        tflite.write(cut_tile(tiny, tiny.units[0].ops, {tiny.units[0].reference: Region.whole(
-            tiny.graph.tensors[tiny.units[0].reference])}).graph)  # fmt: skip
-        del tiny
-        before = _resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (proc(5))
-        tflite.write_file(_whole_trunk(divide(tflite.open_file(path))).graph, Path(directory) / "cut.tflite")
-        pipe.send(_resident("VmHWM") - before)
+        child = context.Process(target=_measure_peak, args=(theirs, path, Path(directory)))
+        child.start()
+        theirs.close()
+        try:
+            if not ours.poll(CHILD_TIMEOUT):
+                raise AgentError(f"the memory measurement did not end within {CHILD_TIMEOUT:g} s; is the machine busy?")
+            return int(ours.recv())
+        except EOFError:
+            raise AgentError("the memory measurement ended early; run the bench again") from None
+        finally:
+            child.kill()
+            child.join()
+
+
+def _measure_peak(pipe: Connection, path: Path, directory: Path) -> None:
+    # Modules that are loaded on first use shall not count.
+    network = divide(tflite.open_file(path))
+    first = network.units[0]
+    whole = Region.whole(network.graph.tensors[first.reference])
+    tflite.write(cut_tile(network, first.ops, {first.reference: whole}).graph)
+    del network, first
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (proc(5))
+    tflite.write_file(_whole_trunk(divide(tflite.open_file(path))).graph, directory / "cut.tflite")
+    pipe.send(_resident("VmHWM") - before)
 
 
 def _resident(field: str) -> int:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -108,15 +109,26 @@ def test_mosquitto_dies_with_a_parent_that_is_killed() -> None:
         "import sys\n"
         "broker = MosquittoProcess(); broker.start(); print(broker.pid, flush=True); sys.stdin.read()\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        assert alive(pid)
-        parent.kill()
-    until_dead(pid)
+    with tempfile.TemporaryDirectory() as directory:  # a killed parent leaves its files
+        Path(directory).chmod(0o755)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": directory}
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        ) as parent:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+            assert alive(pid)
+            parent.kill()
+        until_dead(pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's Mosquitto becomes another user")
+def test_a_private_temporary_directory_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_mosquitto()
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with MosquittoProcess() as broker:
+        assert alive(broker.pid)
 
 
 def test_the_embedded_broker_runs_as_a_process(tmp_path: Path) -> None:
