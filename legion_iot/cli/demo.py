@@ -15,7 +15,7 @@ import typer
 
 from legion_iot import zoo
 from legion_iot.cli.console import err, find_model, progress_line
-from legion_iot.cli.demo_tables import show
+from legion_iot.cli.demo_tables import show, show_trace
 from legion_iot.cli.lab import lab_json
 from legion_iot.errors import InputError, UsageError
 from legion_iot.model.description import describe
@@ -42,6 +42,9 @@ def demo(
     ),
     input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
     save: Path | None = typer.Option(None, help="Where a picture answer goes.  [default: <model>.png]"),
+    trace: Path | None = typer.Option(
+        None, help="Where a trace of every step goes, for chrome://tracing or ui.perfetto.dev."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of tables."),
 ) -> None:
     """Classify a picture with several agent processes that compute one network together, over an MQTT broker.
@@ -55,26 +58,33 @@ def demo(
         raise UsageError(f"--requests is {requests}; give 1 or more")
     if image is not None and not image.is_file():
         raise InputError(f"{image}: no such picture; give the path of a JPEG or PNG file (--image)")
-    if save is not None and (save.is_dir() or not os.access(save.absolute().parent, os.W_OK)):
-        raise InputError(f"{save}: cannot be written; choose another place (--save)")
+    for path, flag in ((save, "--save"), (trace, "--trace")):
+        if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+            raise InputError(f"{path}: cannot be written; choose another place ({flag})")
     with progress_line(quiet=as_json) as progress:
         progress(f"looking for {model}", None)
-        path, name = find_model(model, progress)
+        file, name = find_model(model, progress)
         from legion_iot_agent.shapes import open_static  # noqa: PLC0415 — loads the schema
 
-        describe(open_static(path, input_shape))  # what is no model is refused before a picture is fetched for it
+        describe(open_static(file, input_shape))  # what is no model is refused before a picture is fetched for it
         if image is None:
             image = zoo.demo_picture(progress)
         # Imported here, so that a wrong flag is answered before the transport is loaded.
         from legion_iot.lab.demonstration import DemoOptions, run_demo  # noqa: PLC0415
 
-        options = DemoOptions(path, name, image, agents or 3, requests, broker, input_shape, devices)
+        options = DemoOptions(
+            file, name, image, agents or 3, requests, broker, input_shape, devices, traced=trace is not None
+        )
         report = run_demo(options, lambda text: progress(text, None))
     saved = _save(report, save)
+    if trace is not None:
+        _write(trace, json.dumps(report.trace, separators=(",", ":"), allow_nan=False).encode(), "--trace")
     if as_json:
-        typer.echo(json.dumps(_as_json(report, saved)))
+        typer.echo(json.dumps({**_as_json(report, saved), "trace": None if trace is None else str(trace)}))
     else:
         show(report, saved)
+        if trace is not None:
+            show_trace(report, trace)
         if save is not None and saved is None:
             err.print(f"{save}: not written, since the answer of {name} is no picture", markup=False, soft_wrap=True)
     if not report.exact:
@@ -96,19 +106,27 @@ def _devices(lab: str, agents: int | None, broker: str) -> LabSpec:
 
 
 def _save(report: DemoReport, path: Path | None) -> Path | None:
-    """Write a picture answer, whole or not at all; returns where it is."""
+    """Write a picture answer; returns where it is."""
     if report.picture is None:
         return None
     path = path or Path(f"{report.model}.png")
+    _write(path, report.picture, "--save")
+    return path
+
+
+def _write(path: Path, content: bytes, flag: str) -> None:
+    """Write a file, whole or not at all; raises InputError where it cannot be."""
+    temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            file.write(report.picture)
+            file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place (--save)") from None
-    return path
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place ({flag})") from None
 
 
 def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:

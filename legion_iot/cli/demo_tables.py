@@ -50,6 +50,19 @@ def show(report: DemoReport, saved: Path | None) -> None:
         )  # fmt: skip
 
 
+def show_trace(report: DemoReport, path: Path) -> None:
+    """Print where the trace is, and how much of the latency it accounts for."""
+    if report.trace is None:
+        return
+    about = report.trace["otherData"]
+    left_out = about["requests_left_out_for_lost_timings"]
+    out.print(
+        f"trace of {about['requests']} requests saved as {path}: {about['covered']:.1%} of the latency is measured, "
+        "the rest is in transit" + (f"; {left_out} left out, whose timings were lost" if left_out else ""),
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
 def plan_table(report: DemoReport, console: Console) -> Table:
     """Blocks down, agents across, where that fits the console; else one row for each block and agent."""
     table = _grid(report)

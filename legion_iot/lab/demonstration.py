@@ -26,12 +26,15 @@ from legion_iot.lab.report import DemoReport, agent_report, compare, plan_report
 from legion_iot.lab.running import LabAgent, running_lab
 from legion_iot.lab.spec import LabSpec
 from legion_iot.lab.state import LabState
+from legion_iot.lab.timeline import TracedRequest
+from legion_iot.lab.trace import chrome_trace
 from legion_iot.lab.whole_model import run_whole_model
 from legion_iot.model import tflite
 from legion_iot.model.description import describe
 from legion_iot.orchestrator.answers import picture
 from legion_iot.orchestrator.inputs import MAX_PAYLOAD, read_input, seen_size
 from legion_iot.orchestrator.service import EndedRequest, OrchestratorOptions, OrchestratorService
+from legion_iot.runtime.orchestrator import TIMINGS
 from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
@@ -63,6 +66,7 @@ class DemoOptions:
     broker: str = "auto"
     input_shape: str = ""
     lab: LabSpec | None = None  # its devices are the agents, and its broker the broker
+    traced: bool = False
 
 
 Progress = Callable[[str], None]
@@ -103,7 +107,8 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
         reference, single_ms = run_whole_model(options.model, value, SINGLE_RUNS)
         size = seen_size(payload, graph, description)
         report = _report(options, kind, agents, group, (results, ended, latencies), (reference, single_ms), size)
-        return dataclasses.replace(report, lab=lab)
+        trace = _trace(group.service, ended, f"{options.model_name} over {kind}") if options.traced else None
+        return dataclasses.replace(report, lab=lab, trace=trace)
 
 
 _Members = tuple[BrokerAddress, str, Sequence[Agent], LabState | None]
@@ -284,9 +289,24 @@ def _wait_for_timings(group: _Group, requests: int) -> None:
     expected = {(work.step, work.agent) for work in state.routing.works[:-1]} if state.routing else set()
     deadline = time.monotonic() + TIMING_TIMEOUT
     while time.monotonic() < deadline:
-        if all(len(state.timings.get(key, ())) >= requests for key in expected):
+        if all(len(state.timings.get(key, ())) >= min(requests, TIMINGS) for key in expected):
             return
         time.sleep(0.05)
+
+
+def _trace(service: OrchestratorService, ended: Sequence[EndedRequest], setting: str) -> dict[str, Any] | None:
+    """The requests whose timings are all there, as a trace; timing reports may be lost, and only the last are kept."""
+    state = service.state
+    if state.routing is None:
+        return None
+    works = [(work.step, work.agent) for work in state.routing.works[:-1]]
+    timings = {key: {timing.request: timing for timing in state.timings.get(key, ())} for key in works}
+    traced = [
+        TracedRequest(request.result.request, request.times, {k: timings[k][request.result.request] for k in works})
+        for request in ended
+        if request.times is not None and all(request.result.request in timings[key] for key in works)
+    ]
+    return chrome_trace(state.routing, traced, len(ended) - len(traced), setting)
 
 
 def _report(

@@ -73,6 +73,7 @@ class DemoReport:
     picture: bytes | None
     trunk_ended_by: str
     lab: LabState | None = None
+    trace: dict[str, Any] | None = None
 
 
 def compare(runs: list[tuple[Array, ...]], reference: list[Array]) -> tuple[bool, float, float]:

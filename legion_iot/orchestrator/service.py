@@ -25,6 +25,7 @@ from legion_iot.model.blocks import divide
 from legion_iot.model.description import describe
 from legion_iot.orchestrator.answers import classes, digests
 from legion_iot.orchestrator.inputs import read_input
+from legion_iot.orchestrator.times import RequestClock, RequestTimes
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.transport.connection import BrokerAddress, Connected, Message, Will
 from legion_iot.transport.pair import ConnectionPair
@@ -72,11 +73,12 @@ class OrchestratorOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EndedRequest:
-    """A request's end, for whoever runs the orchestrator in its own process: the result, and the input and outputs."""
+    """A request's end, for whoever runs the orchestrator in its own process: the result, input, outputs and times."""
 
     result: Result
     input: npt.NDArray[Any] | None
     outputs: tuple[npt.NDArray[Any], ...]
+    times: RequestTimes | None = None
 
 
 class OrchestratorService:
@@ -105,7 +107,9 @@ class OrchestratorService:
             self.network, self._model, options.least_agents, options.least_blocks, epoch=int(time.time())
         )
         self._inputs: dict[str, npt.NDArray[Any]] = {}
+        self._clock = RequestClock()
         self._numbers = itertools.count(1)
+        self._taken = 0.0  # when the input that is being read was taken up
         self._stopping = threading.Event()
         will = Will(self._topics.orchestrator_state(), codec.to_json(OrchestratorState("offline", self._session)))
         client_id = f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
@@ -142,7 +146,12 @@ class OrchestratorService:
                 self._step(machine.Tick())
 
     def _step(self, event: machine.Event) -> None:
-        for effect in machine.step(self.state, event, time.monotonic()):
+        now = time.monotonic()
+        if isinstance(event, machine.FragmentArrived):
+            self._clock.received(event.header.request, now, len(event.body))
+        elif isinstance(event, machine.RequestArrived):
+            self._clock.begin(event.request, self._taken, now)
+        for effect in machine.step(self.state, event, now):
             self._carry_out(effect)
 
     def _close(self) -> None:
@@ -193,6 +202,7 @@ class OrchestratorService:
 
     def _request(self, payload: bytes) -> machine.Event | None:
         request = f"{self._session[:8]}-{next(self._numbers)}"
+        self._taken = time.monotonic()
         try:
             array = read_input(payload, self.network.graph, self.description)
         except LegionError as error:
@@ -215,9 +225,12 @@ class OrchestratorService:
     def _carry_out(self, effect: machine.Effect) -> None:
         match effect:
             case machine.SendRegion(target=target, header=header, values=values):
+                start = time.monotonic()
                 whole = (0, values.shape[0], 0, values.shape[1])
                 for payload in fragments(header, values, region_of(whole)):
                     self._links.data.publish(self._topics.inbox(target, "orchestrator"), payload)
+                size = region_of(header.region).area * values.shape[2] * values.itemsize
+                self._clock.sent(header.request, target, start, size)
             case machine.RequestEnded():
                 self._finish(effect)
             case machine.Assign(agent=agent, assignment=assignment):
@@ -242,6 +255,7 @@ class OrchestratorService:
 
     def _finish(self, ended: machine.RequestEnded) -> None:
         graph = self.network.graph
+        times = self._clock.end(ended.request, ended.seconds)
         result = Result(
             request=ended.request,
             ok=not ended.error,
@@ -254,7 +268,9 @@ class OrchestratorService:
             reason=ended.reason,
         )
         self._publish(self._topics.result(self._options.model_name), result)
-        self._on_ended(EndedRequest(result, self._inputs.pop(ended.request, None), ended.outputs))
+        if times is not None:
+            times.published = time.monotonic()
+        self._on_ended(EndedRequest(result, self._inputs.pop(ended.request, None), ended.outputs, times))
 
     def _publish(self, topic: str, message: object, *, retain: bool = False) -> None:
         self._links.control.publish(topic, codec.to_json(message), retain=retain)

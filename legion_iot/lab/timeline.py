@@ -1,0 +1,182 @@
+"""A group's requests on one time axis, and where the latency of each went.
+
+Each participant measured durations on its own monotonic clock; the axis is the orchestrator's, and agents are laid on
+it by the messages both ends saw (`alignment`). Every `Span` was measured; what is in transit is what is left between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from legion_iot.lab.alignment import Alignment, Message, align
+from legion_iot.orchestrator.times import RequestTimes
+from legion_iot.planning.routing import ORCHESTRATOR, Routing, Transfer
+from legion_iot.wire.messages import TileTiming
+
+
+@dataclass(frozen=True, slots=True)
+class TracedRequest:
+    """One request that was answered; `timings` by step and agent."""
+
+    request: str
+    times: RequestTimes
+    timings: Mapping[tuple[int, str], TileTiming]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What one participant did for one step, in seconds of the orchestrator's clock.
+
+    `kind` is `sending` or `receiving` of anyone, `computing` of an agent, or `queued`: inputs are complete, and neither
+    computing nor (at the orchestrator) sending has begun. `step` is None for the network's input at the orchestrator.
+    """
+
+    who: str
+    kind: str
+    step: int | None
+    start: float
+    end: float
+    size: int = 0  # bytes of elements that came from, or went to, other participants
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time in a request in which nobody had anything under measurement: data were in transit between the two."""
+
+    start: float
+    end: float
+    after: Span | None
+    before: Span | None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where a request's latency went, in seconds.
+
+    `covered` is the time in which at least one participant measured something. `path` is the chain of events that
+    determined the answer's time, from arrival to the last output, by kind; its values sum to the latency.
+    """
+
+    latency: float
+    covered: float
+    gaps: tuple[Gap, ...]
+    path: Mapping[str, float]
+
+
+class Timeline:
+    """The requests of one epoch, on the orchestrator's clock."""
+
+    def __init__(self, routing: Routing, requests: Sequence[TracedRequest]) -> None:
+        self._routing = routing
+        self.requests = requests
+        self._makers = {(t, w.agent): w.step for w in routing.works for t in w.outputs}
+        self._sources: dict[tuple[int, str], list[Transfer]] = {}
+        for transfer in routing.transfers:
+            self._sources.setdefault((transfer.step, transfer.target), []).append(transfer)
+        self.alignments: Mapping[str, Alignment] = align(self._messages(), ORCHESTRATOR)
+
+    def spans(self, traced: TracedRequest) -> list[Span]:
+        """Everything that was measured for a request, in order of time."""
+        times, answer = traced.times, self._routing.answer_step
+        spans = [Span(ORCHESTRATOR, "sending", None, s.start, s.end, s.size) for s in times.sends]
+        if spans:
+            spans.append(Span(ORCHESTRATOR, "queued", None, times.arrived, spans[0].start))
+        spans.append(Span(ORCHESTRATOR, "receiving", answer, times.first_output, times.ended, times.bytes_received))
+        for (step, agent), timing in traced.timings.items():
+            spans += self._agent_spans(step, agent, timing)
+        return sorted(spans, key=lambda span: (span.start, span.end))
+
+    def _agent_spans(self, step: int, agent: str, timing: TileTiming) -> Iterator[Span]:
+        start = self._offset(agent) + timing.begun
+        sizes = {"receiving": timing.bytes_received, "sending": timing.bytes_sent}
+        for kind, seconds in (
+            ("receiving", timing.receiving),
+            ("queued", timing.queued),
+            ("computing", timing.seconds),
+            ("sending", timing.sending),
+        ):
+            yield Span(agent, kind, step, start, start + seconds, sizes.get(kind, 0))
+            start += seconds
+
+    def account(self, traced: TracedRequest) -> Account:
+        """Where the latency of a request went."""
+        start, end = traced.times.arrived, traced.times.ended
+        gaps = tuple(_gaps(self.spans(traced), start, end))
+        covered = end - start - sum(gap.end - gap.start for gap in gaps)
+        return Account(end - start, covered, gaps, self._path(traced))
+
+    def _path(self, traced: TracedRequest) -> dict[str, float]:
+        """From the answer back to the arrival, at each step along the input that came last."""
+        path = dict.fromkeys(("orchestrator", "sending", "transit", "queued", "computing"), 0.0)
+        step, who, now = self._routing.answer_step, ORCHESTRATOR, traced.times.ended
+
+        def spend(kind: str, until: float) -> None:
+            nonlocal now
+            path[kind] += now - until
+            now = until
+
+        while sources := self._sources.get((step, who)):
+            made, sent, transfer = max(
+                ((*self._sent(traced, transfer), transfer) for transfer in sources), key=lambda source: source[0]
+            )
+            if transfer.source == who:
+                spend("queued", made)
+            else:
+                spend("transit", min(max(sent, made), now))
+                spend("sending", made)
+            if transfer.source == ORCHESTRATOR:
+                break
+            who, step = transfer.source, self._makers[transfer.tensor, transfer.source]
+            timing = traced.timings[step, who]
+            spend("computing", made - timing.seconds)
+            spend("queued", made - timing.seconds - timing.queued)
+        spend("orchestrator", traced.times.arrived)
+        return path
+
+    def _messages(self) -> Iterator[Message]:
+        """What went from one participant to another, as the two ends saw it; agents' clocks begin with the epoch."""
+        for traced in self.requests:
+            for (step, target), transfers in self._sources.items():
+                sources = {transfer.source for transfer in transfers}
+                for transfer in transfers:
+                    if transfer.source == target:
+                        continue
+                    sent = self._sent(traced, transfer, aligned=False)[0]
+                    # Of several senders one may have been the first; all of them had sent before the last input came.
+                    received = self._received(traced, step, target, first=len(sources) == 1)
+                    yield Message(transfer.source, sent, target, received)
+
+    def _received(self, traced: TracedRequest, step: int, target: str, *, first: bool) -> float:
+        if target == ORCHESTRATOR:
+            return traced.times.first_output if first else traced.times.ended
+        timing = traced.timings[step, target]
+        return timing.begun + (0.0 if first else timing.receiving)
+
+    def _sent(self, traced: TracedRequest, transfer: Transfer, *, aligned: bool = True) -> tuple[float, float]:
+        """When a transfer's data were there to be sent, and when they had been handed to the connection."""
+        if transfer.source == ORCHESTRATOR:
+            sends = [send for send in traced.times.sends if send.target == transfer.target]
+            if not sends:
+                return traced.times.arrived, traced.times.arrived
+            return min(send.start for send in sends), max(send.end for send in sends)
+        timing = traced.timings[self._makers[transfer.tensor, transfer.source], transfer.source]
+        made = timing.begun + timing.receiving + timing.queued + timing.seconds
+        made += self._offset(transfer.source) if aligned else 0.0
+        return made, made + timing.sending
+
+    def _offset(self, agent: str) -> float:
+        alignment = self.alignments.get(agent)
+        return 0.0 if alignment is None else alignment.offset
+
+
+def _gaps(spans: Iterable[Span], start: float, end: float) -> Iterator[Gap]:
+    """The parts of `start` to `end` that no span covers; spans in order of their start."""
+    now, last = start, None
+    for span in spans:
+        if span.start > now and now < end:
+            yield Gap(now, min(span.start, end), last, span)
+        if span.end >= now:
+            now, last = span.end, span
+    if now < end:
+        yield Gap(now, end, last, None)

@@ -1,0 +1,143 @@
+"""Clocks that nobody compares, one time axis, and a latency of which every millisecond is somewhere."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from legion_iot.lab.alignment import Message, align
+from legion_iot.lab.timeline import Timeline, TracedRequest
+from legion_iot.lab.trace import chrome_trace
+from legion_iot.model.geometry import Interval, Region
+from legion_iot.orchestrator.times import InputSend, RequestTimes
+from legion_iot.planning.routing import ORCHESTRATOR, Routing, Transfer, Work
+from legion_iot.wire.messages import TileTiming
+
+ROW = Region(Interval(0, 1), Interval(0, 1))
+
+
+def two_agents() -> Routing:
+    """The input goes to both; bee needs a row of ant's for the tail."""
+    works = (
+        Work(0, "ant", (0, 0), {0: ROW}, {1: ROW}),
+        Work(0, "bee", (0, 0), {0: ROW}, {1: ROW}),
+        Work(1, "bee", None, {1: ROW}, {2: ROW}),
+        Work(2, ORCHESTRATOR, None, {2: ROW}, {}),
+    )
+    transfers = (
+        Transfer(0, 0, ROW, ORCHESTRATOR, "ant"),
+        Transfer(0, 0, ROW, ORCHESTRATOR, "bee"),
+        Transfer(1, 1, ROW, "ant", "bee"),
+        Transfer(1, 1, ROW, "bee", "bee"),
+        Transfer(2, 2, ROW, "bee", ORCHESTRATOR),
+    )
+    return Routing(works, transfers)
+
+
+def one_request(name: str, start: float, clocks: dict[str, float]) -> TracedRequest:
+    """A request that arrives at `start`; the agents' clocks show so much less than the orchestrator's.
+
+    Sent 0 to 1 ms, in transit for 2 ms, received within 1 ms; ant computes for 20 ms, bee for 10; sends take 1 ms.
+    """
+
+    def timing(step: int, agent: str, begun: float, receiving: float, queued: float, seconds: float) -> TileTiming:
+        ours = (start + begun) - clocks[agent]
+        return TileTiming(1, name, step, seconds, 100, 50, ours, receiving, queued, 0.001)
+
+    times = RequestTimes(start - 0.005, start, ended=start + 0.034, first_output=start + 0.034, bytes_received=40)
+    times.sends += [InputSend("ant", start, start + 0.001, 60), InputSend("bee", start, start + 0.001, 60)]
+    times.published = start + 0.035
+    timings = {
+        (0, "ant"): timing(0, "ant", 0.003, 0.001, 0.0, 0.020),  # computed at 24 ms
+        (0, "bee"): timing(0, "bee", 0.003, 0.001, 0.0, 0.010),  # computed at 14 ms, and keeps its row
+        (1, "bee"): timing(1, "bee", 0.014, 0.013, 0.001, 0.003),  # ant's row is there at 27 ms; computed at 31 ms
+    }
+    return TracedRequest(name, times, timings)
+
+
+@pytest.fixture
+def trace() -> dict[str, Any]:
+    clocks = {"ant": 5000.0, "bee": -70.0}
+    requests = [one_request("r-1", 100.0, clocks), one_request("r-2", 100.1, clocks)]
+    made: dict[str, Any] = json.loads(json.dumps(chrome_trace(two_agents(), requests, 0, "a test")))
+    return made
+
+
+def test_every_millisecond_is_accounted_for(trace: dict[str, Any]) -> None:
+    requests = [e for e in trace["traceEvents"] if e.get("cat") == "latency" and e["ph"] == "b"]
+    assert [e["args"]["request"] for e in requests] == ["r-1", "r-2"]
+    for event in requests:
+        account = event["args"]
+        assert account["latency_ms"] == pytest.approx(34.0)
+        assert sum(account["critical_path_ms"].values()) == pytest.approx(34.0)
+        # Along ant: sent, in transit, computed; sent to bee, in transit, the tail; sent, in transit.
+        assert account["critical_path_ms"]["computing"] == pytest.approx(23.0, abs=0.01)
+        assert account["critical_path_ms"]["sending"] == pytest.approx(3.0, abs=0.01)
+        assert account["covered"] + account["missing_ms"] / account["latency_ms"] == pytest.approx(1.0, abs=1e-3)
+        assert len(account["missing"]) == 2
+        assert "in transit after bee: send tail, before orchestrator: receive outputs" in " ".join(account["missing"])
+
+
+def test_an_agents_row_is_tiled_and_never_overlaps(trace: dict[str, Any]) -> None:
+    names = {e["pid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"}
+    assert sorted(names.values()) == ["ant", "bee", "orchestrator"]
+    for pid, name in names.items():
+        if name == ORCHESTRATOR:
+            continue
+        slices = [e for e in trace["traceEvents"] if e["ph"] == "X" and e["pid"] == pid]
+        slices.sort(key=lambda e: float(e["ts"]))
+        for before, after in pairwise(slices):
+            assert before["ts"] + before["dur"] <= after["ts"] + 0.01
+        for request in ("r-1", "r-2"):
+            spent = sum(e["dur"] for e in slices if e["args"]["request"] == request)
+            assert spent == pytest.approx(34_000, abs=1)
+
+
+def test_what_is_measured_and_what_is_aligned_is_said(trace: dict[str, Any]) -> None:
+    about = trace["otherData"]
+    assert "own monotonic clock" in about["measured"]
+    assert "Clocks are not compared" in about["aligned"]
+    assert 0 < about["uncertainty_ms"]["ant"] < 10
+    assert about["requests"] == 2
+
+
+def test_no_message_arrives_before_it_was_sent() -> None:
+    clocks = {"ant": 5000.0, "bee": -70.0}
+    timeline = Timeline(two_agents(), [one_request("r", 100.0, clocks)])
+    ends = {(s.who, s.step, s.kind): s for s in timeline.spans(timeline.requests[0])}
+    assert ends["ant", 0, "computing"].end <= ends["bee", 1, "receiving"].end
+    assert ends["ant", 0, "receiving"].start >= 100.0
+    assert ends["bee", 1, "computing"].end <= 100.034
+
+
+@given(st.integers(0, 2**32))
+def test_true_offsets_lie_within_the_uncertainty(seed: int) -> None:
+    draw = random.Random(seed)
+    names = [ORCHESTRATOR, *(f"agent-{number}" for number in range(draw.randint(1, 5)))]
+    offsets = {name: 0.0 if name == ORCHESTRATOR else draw.uniform(-1e4, 1e4) for name in names}
+    messages = []
+    for number in range(60):
+        sender, receiver = names[number % len(names)], draw.choice(names)
+        now, transit = draw.uniform(0, 10), draw.uniform(0.001, 0.5)
+        messages.append(Message(sender, now - offsets[sender], receiver, now + transit - offsets[receiver]))
+    aligned = align(messages, ORCHESTRATOR)
+    for name, alignment in aligned.items():
+        if alignment.uncertainty is not None:
+            assert abs(alignment.offset - offsets[name]) <= alignment.uncertainty + 1e-6
+    for message in messages:
+        ends = [aligned.get(message.sender), aligned.get(message.receiver)]
+        if all(end is not None and end.uncertainty is not None for end in ends):
+            sent = message.sent + aligned[message.sender].offset
+            assert sent <= message.received + aligned[message.receiver].offset + 1e-6
+
+
+def test_one_who_only_received_is_aligned_without_a_bound() -> None:
+    aligned = align([Message(ORCHESTRATOR, 1.0, "ant", 5.0)], ORCHESTRATOR)
+    assert aligned["ant"].offset == pytest.approx(-4.0)
+    assert aligned["ant"].uncertainty is None
