@@ -45,6 +45,7 @@ from legion_iot.wire.messages import (
     Result,
     TileTiming,
 )
+from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.tensors import INBOX, PIECE, fragments, region_of
 from legion_iot.wire.topics import AgentTopic, InboxTopic, InferTopic, ReportTopic, Topics, check_model_name
 
@@ -69,6 +70,7 @@ class OrchestratorOptions:
     base_topic: str = "legion"
     least_agents: int = 1
     least_blocks: int = 1
+    wire: str = EXACT  # how float32 maps travel between agents
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +106,7 @@ class OrchestratorService:
         self._session = uuid.uuid4().hex
         # Epochs of a new process lie above those of the last one: agents may still hold its retained assignments.
         self.state = machine.State(
-            self.network, self._model, options.least_agents, options.least_blocks, epoch=int(time.time())
+            self.network, self._model, options.least_agents, options.least_blocks, options.wire, epoch=int(time.time())
         )
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._clock = RequestClock()

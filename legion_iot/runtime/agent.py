@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 
 from legion_iot.errors import ProtocolError
 from legion_iot.runtime.arrivals import Arrival, Arrivals
-from legion_iot.runtime.exchange import Exchange, TensorForm
+from legion_iot.runtime.exchange import Exchange, TensorForm, wire_between
 from legion_iot.wire.messages import (
     Assignment,
     Chunk,
@@ -43,7 +43,7 @@ from legion_iot.wire.messages import (
     Ready,
     TileTiming,
 )
-from legion_iot.wire.tensors import Array, region_of
+from legion_iot.wire.tensors import Array, region_of, wire_bytes
 
 CHUNK = 256 << 10  # bytes
 CHUNKS_IN_FLIGHT = 8
@@ -388,7 +388,7 @@ def _loaded(state: State, event: Loaded, now: float) -> list[Effect]:
     try:
         _check_sends(assignment)
         needs = {s.step: {i.tensor: region_of(i.region) for i in s.inputs} for s in assignment.steps}
-        state.exchange = Exchange(assignment.epoch, needs, assignment.receives, event.forms)
+        state.exchange = Exchange(assignment.epoch, needs, assignment.receives, event.forms, assignment.wire)
     except ProtocolError as error:
         return [Report(Failed(event.epoch, "", f"the assignment contradicts itself ({error}); update the older side"))]
     state.ready_at, state.arrivals = now, Arrivals()
@@ -441,11 +441,12 @@ def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
             if inputs is not None:
                 computes.append(Compute(event.epoch, event.request, event.attempt, part.step, inputs))
             continue
+        channels, dtype = values.shape[2], str(values.dtype)
+        wire = wire_between(dtype, part.peer, assignment.wire)
         header = Fragment(
-            event.request, event.attempt, event.epoch, part.step, part.tensor, part.region,
-            values.shape[2], str(values.dtype),
-        )  # fmt: skip
-        bytes_sent += region_of(part.region).area * values.shape[2] * values.itemsize
+            event.request, event.attempt, event.epoch, part.step, part.tensor, part.region, channels, dtype, wire
+        )
+        bytes_sent += wire_bytes(region_of(part.region), channels, dtype, wire)
         sends.append(SendRegion(part.peer, header, values, origin))
     return [*sends, ReportTiming(_timing(state, event, bytes_sent), event.ended), *computes]
 

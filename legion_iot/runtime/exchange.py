@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from legion_iot.errors import ProtocolError
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Region
+from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.wire.messages import Fragment, PeerRegion
+from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.tensors import Array, Assembly, read_fragment, region_of
 
 MAX_REQUESTS = 16  # with unfinished regions; the oldest is dropped, since its sender has given it up
@@ -37,10 +39,19 @@ def tensor_forms(network: Network) -> dict[int, TensorForm]:
     return forms
 
 
+def wire_between(dtype: str, peer: str, wire: str) -> str:
+    """How a tensor travels to or from `peer` under a plan's wire dtype, as in a fragment's header.
+
+    Only float32 between agents is ever quantised: inputs and outputs are the orchestrator's, and exact.
+    """
+    return "" if wire == EXACT or dtype != EXACT or peer == ORCHESTRATOR else wire
+
+
 class Exchange:
     """The regions one participant collects in one epoch.
 
-    `needs` maps step → tensor → region; `receives` says which part comes from whom; `forms` gives each tensor's form.
+    `needs` maps step → tensor → region; `receives` says which part comes from whom; `forms` gives each tensor's form;
+    `wire` is the plan's wire dtype.
     Raises ProtocolError where they contradict each other.
     """
 
@@ -50,8 +61,10 @@ class Exchange:
         needs: Mapping[int, Mapping[int, Region]],
         receives: Sequence[PeerRegion],
         forms: Mapping[int, TensorForm],
+        wire: str = EXACT,
     ) -> None:
         self.epoch = epoch
+        self._wire = wire
         self._needs = needs
         self._forms = forms
         self._expected: dict[tuple[str, int, int], list[Region]] = {}
@@ -79,6 +92,9 @@ class Exchange:
             raise ProtocolError(f"{sender} is not to send {header.region} of tensor {header.tensor}")
         if TensorForm(header.channels, header.dtype) != self._forms[header.tensor]:
             raise ProtocolError(f"tensor {header.tensor} has not the form {header.channels}×{header.dtype}")
+        # What cannot be quantised comes as it is, under any plan.
+        if header.wire and header.wire != wire_between(self._forms[header.tensor].dtype, sender, self._wire):
+            raise ProtocolError(f"{sender} is not to send tensor {header.tensor} as {header.wire!r:.20}")
         return self.put(header.request, header.step, header.tensor, region, read_fragment(header, body))
 
     def put(self, request: str, step: int, tensor: int, region: Region, values: Array) -> dict[int, Array] | None:

@@ -45,6 +45,7 @@ from legion_iot.wire.messages import (
     TensorRegion,
     TileTiming,
 )
+from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.tensors import Array, as_map, bounds
 
 WINDOW = 4  # requests under way at once
@@ -173,14 +174,16 @@ class State:
     """All the orchestrator remembers. Only `step` changes it.
 
     `epoch` numbers the plans; a new process begins above those of the last one, so that no agent takes an old
-    assignment for a new one. `started` is set with the first plan: only before it do `least_agents` have to be there.
-    `planned_for` are the members the plan was made for, whether or not it gives each of them work.
+    assignment for a new one. `wire` is how float32 maps travel between agents. `started` is set with the first plan:
+    only before it do `least_agents` have to be there. `planned_for` are the members the plan was made for, whether or
+    not it gives each of them work.
     """
 
     network: Network
     model: ModelReference
     least_agents: int = 1
     least_blocks: int = 1
+    wire: str = EXACT
     epoch: int = 0
     started: bool = False
     agents: dict[str, AgentRecord] = field(default_factory=dict)
@@ -431,11 +434,11 @@ def _new_epoch(state: State, members: list[str], now: float) -> list[Effect]:
     for name in members:
         record = state.agents[name]
         record.task, record.busy_since = "load", now
-        effects.append(Assign(name, assignment_of(state.epoch, state.model, routing, name)))
+        effects.append(Assign(name, assignment_of(state.epoch, state.model, routing, name, state.wire)))
     return [*_phase(state, "assigning", ", ".join(members)), *effects]
 
 
-def assignment_of(epoch: int, model: ModelReference, routing: Routing, agent: str) -> Assignment:
+def assignment_of(epoch: int, model: ModelReference, routing: Routing, agent: str, wire: str = EXACT) -> Assignment:
     """One agent's part of a plan, as it is told."""
     steps = tuple(
         AssignedStep(
@@ -453,7 +456,7 @@ def assignment_of(epoch: int, model: ModelReference, routing: Routing, agent: st
     sends = tuple(
         PeerRegion(t.step, t.tensor, bounds(t.region), t.target) for t in routing.transfers if t.source == agent
     )
-    return Assignment(epoch, model, steps, receives, sends)
+    return Assignment(epoch, model, steps, receives, sends, wire)
 
 
 def _start_requests(state: State, now: float) -> list[Effect]:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from legion_iot.errors import ProtocolError
+from legion_iot.wire.quantised import EXACT, check_wire
 from legion_iot.wire.topics import check_participant_name
 
 MAX_MODEL = 16 << 30  # bytes
@@ -110,13 +111,20 @@ class AssignedStep:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Retained on `agents/<agent>/assignment`: the agent's part of a plan. Without steps it is out of the plan."""
+    """Retained on `agents/<agent>/assignment`: the agent's part of a plan. Without steps it is out of the plan.
+
+    `wire` is how float32 maps travel between agents (`quantised`). Raises ProtocolError for one that is not known.
+    """
 
     epoch: int
     model: ModelReference
     steps: tuple[AssignedStep, ...]
     receives: tuple[PeerRegion, ...]
     sends: tuple[PeerRegion, ...]
+    wire: str = EXACT
+
+    def __post_init__(self) -> None:
+        check_wire(self.wire)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +168,8 @@ class TileTiming:
 class Fragment:
     """Header of a region of a feature map; the body is the region's elements, row by row, channels last.
 
+    The elements are of `dtype`, unless `wire` names the form (`quantised`) in which float32 ones travel.
+
     A fragment is at most 256 KB, so a large region travels as several, each a region of its own. Any order will do,
     and one that comes twice changes nothing.
     """
@@ -172,6 +182,7 @@ class Fragment:
     region: RegionBounds
     channels: int
     dtype: str
+    wire: str = ""
 
 
 @dataclass(frozen=True, slots=True)

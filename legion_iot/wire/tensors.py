@@ -16,7 +16,7 @@ import numpy.typing as npt
 from legion_iot.errors import ProtocolError
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.model.graph import NUMPY_DTYPES
-from legion_iot.wire import codec
+from legion_iot.wire import codec, quantised
 from legion_iot.wire.messages import Chunk, ChunkRequest, Fragment, RegionBounds
 
 PIECE = 256 << 10  # bytes of elements in one message (findings: larger ones hold up the broker)
@@ -61,21 +61,55 @@ def pieces(region: Region, element_bytes: int) -> Iterator[Region]:
 
 def fragments(header: Fragment, held: Array, origin: Region) -> Iterator[bytes]:
     """The messages that carry `header.region` out of `held`, (rows, columns, channels) of the region `origin`."""
+    if header.wire:
+        yield from _quantised_fragments(header, held, origin)
+        return
     for piece in pieces(region_of(header.region), held.shape[2] * held.itemsize):
         part = np.ascontiguousarray(held[_within(piece, origin)])
         yield codec.pack(dataclasses.replace(header, region=bounds(piece)), part.data.cast("B"))
 
 
+def _quantised_fragments(header: Fragment, held: Array, origin: Region) -> Iterator[bytes]:
+    for piece in pieces(region_of(header.region), held.shape[2] * quantised.ELEMENT_BYTES[header.wire]):
+        sent = dataclasses.replace(header, region=bounds(piece))
+        body = quantised.encode(np.ascontiguousarray(held[_within(piece, origin)]), header.wire)
+        if body is None:
+            yield from fragments(dataclasses.replace(sent, wire=""), held, origin)
+        else:
+            yield codec.pack(sent, body)
+
+
+def wire_bytes(region: Region, channels: int, dtype: str, wire: str = "") -> int:
+    """Bytes of the bodies that carry a region, where all its values can travel as `wire`."""
+    if not wire:
+        return region.area * channels * NUMPY_DTYPES[dtype].itemsize
+    sizes = pieces(region, channels * quantised.ELEMENT_BYTES[wire])
+    return sum(quantised.body_size(piece.area, channels, wire) for piece in sizes)
+
+
 def read_fragment(header: Fragment, body: memoryview) -> Array:
-    """The elements of a fragment as (rows, columns, channels), a view of `body`; raises ProtocolError."""
+    """The elements of a fragment as (rows, columns, channels), where it can be a view of `body`.
+
+    Raises ProtocolError where header and body do not belong together.
+    """
     region = region_of(header.region)
     if header.dtype not in WIRE_DTYPES:
         raise ProtocolError(f"fragment of dtype {header.dtype!r}, which is not allowed")
     dtype = NUMPY_DTYPES[header.dtype]
+    if header.wire:
+        return _read_quantised(header, region, body)
     expected = region.area * header.channels * dtype.itemsize
     if header.channels < 1 or not 0 < expected <= MAX_BODY or expected != len(body):
         raise ProtocolError(f"fragment of {region.area}×{header.channels} {header.dtype} has {len(body)} bytes")
     return np.frombuffer(body, dtype).reshape(len(region.rows), len(region.columns), header.channels)
+
+
+def _read_quantised(header: Fragment, region: Region, body: memoryview) -> Array:
+    if header.dtype != "float32":
+        raise ProtocolError(f"fragment of {header.dtype} travels as {header.wire!r:.20}, which only float32 may")
+    if header.channels < 1 or not 0 < region.area * header.channels <= MAX_BODY // 4:
+        raise ProtocolError(f"fragment of {region.area}×{header.channels} elements is empty or too large")
+    return quantised.decode(body, (len(region.rows), len(region.columns), header.channels), header.wire)
 
 
 def _within(region: Region, origin: Region) -> tuple[slice, slice]:

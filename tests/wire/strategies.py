@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from legion_iot.wire import messages
+from legion_iot.wire.quantised import WIRES
 
 MESSAGES: list[type[Any]] = [
     kind
@@ -23,6 +24,7 @@ _INTEGERS = st.integers(-(2**63) + 1, 2**63 - 1)
 _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "ModelReference.sha256": st.text("0123456789abcdef", min_size=64, max_size=64),
     "ModelReference.size": st.integers(1, messages.MAX_MODEL),
+    "Assignment.wire": st.sampled_from(WIRES),
     "PeerRegion.peer": st.from_regex(r"[a-z0-9][a-z0-9-]{0,31}", fullmatch=True),
 }
 
