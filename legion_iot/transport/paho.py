@@ -13,13 +13,11 @@ Nagle's wait, an outgoing queue without a limit for QoS 0, a resend after a reco
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from paho.mqtt.client import (
@@ -27,6 +25,7 @@ from paho.mqtt.client import (
     ConnectFlags,
     DisconnectFlags,
     MQTTMessage,
+    MQTTMessageInfo,
 )
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -50,6 +49,7 @@ from legion_iot.transport.connection import (
 )
 from legion_iot.transport.matching import check_filters, check_message
 from legion_iot.transport.outbox import Outbox, Outgoing
+from legion_iot.transport.packets import PacketSocket, Parts, Publish, publish_head
 from legion_iot.transport.sockets import Flapping, acknowledge_now, readable_errors, tune
 
 # paho's own names are for the transport bench, which measures plain paho beside us; nobody else imports paho.
@@ -65,6 +65,36 @@ CONNECT_SECONDS = 5.0
 PACKET_OVERHEAD = 32
 SESSION_TAKEN_OVER = 0x8E
 TAKEN_OVER = "another client connected with the same id"
+
+# From here on a payload is worth a second buffer in the write.
+LARGE = 4 << 10
+
+
+class _LeanClient(Client):
+    """paho with its socket wrapped, and large messages queued in parts (see `transport.packets`)."""
+
+    def __init__(self, client_id: str, on_publish: Callable[[_LeanClient, Publish], None]) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
+        self._on_publish_packet = on_publish
+
+    def _create_socket(self) -> Any:
+        return PacketSocket(super()._create_socket(), lambda packet: self._on_publish_packet(self, packet))
+
+    def _send_publish(
+        self,
+        mid: int,
+        topic: bytes,
+        payload: bytes | bytearray = b"",
+        qos: int = 0,
+        retain: bool = False,
+        dup: bool = False,
+        info: MQTTMessageInfo | None = None,
+        properties: Properties | None = None,
+    ) -> MQTTErrorCode:
+        if len(payload) < LARGE or properties is not None or self._sock is None:
+            return super()._send_publish(mid, topic, payload, qos, retain, dup, info, properties)
+        packet = Parts(publish_head(topic, len(payload), qos, retain, dup, mid), payload)
+        return self._packet_queue(PacketTypes.PUBLISH << 4, cast(Any, packet), mid, qos, info)
 
 
 class PahoConnection:
@@ -227,7 +257,7 @@ class PahoConnection:
         return f"the broker at {self._address.endpoint}"
 
     def _new_client(self, timeout: float) -> Client:
-        client = Client(CallbackAPIVersion.VERSION2, self._client_id, protocol=MQTTProtocolVersion.MQTTv5)
+        client = _LeanClient(self._client_id, self._on_message)
         client.max_inflight_messages = self._limits.window_messages
         client.connect_timeout = min(max(0.1, timeout), CONNECT_SECONDS)
         client.reconnect_delay_set(*RECONNECT_SECONDS)
@@ -243,7 +273,6 @@ class PahoConnection:
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
-        client.on_message = self._on_message
         return client
 
     def _tear_down(self, client: Client, ended: str, timeout: float) -> None:
@@ -254,8 +283,7 @@ class PahoConnection:
         stopper = threading.Thread(target=client.loop_stop, name=f"{self._client_id}-stop", daemon=True)
         stopper.start()
         if (sock := client.socket()) is not None:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(cast(socket.socket, sock), socket.SHUT_RDWR)
+            cast(PacketSocket, sock).cut()
         # After the cut, so that it reaches paho only.
         client.disconnect()
         if timeout > 0:
@@ -362,23 +390,16 @@ class PahoConnection:
             logger.warning("%s refused %s on %s: %s", self._where, self._client_id, message and message.topic, reason)
         self._pump()
 
-    def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
+    def _on_message(self, client: _LeanClient, packet: Publish) -> None:
         acknowledge_now(client.socket())
         try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            logger.warning("%s sent a topic that is not UTF-8; dropped", self._where)
-            return
-        properties = message.properties
-        self._emit(
-            Message(
-                topic,
-                bytes(message.payload),
-                message.retain,
-                getattr(properties, "ResponseTopic", ""),
-                getattr(properties, "CorrelationData", b""),
-            )
-        )
+            event = _message(packet)
+        except Exception as error:  # of whatever kind paho's reading of properties raises
+            logger.warning("%s sent a message that cannot be read; dropped: %r", self._where, error)
+        else:
+            self._emit(event)
+        if packet.qos:
+            client.ack(packet.number, packet.qos)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -435,6 +456,16 @@ def _explain(reason: ReasonCode) -> str:
     if reason.value == 0x84:
         return f"{reason}; it must speak MQTT 5"
     return str(reason)
+
+
+def _message(packet: Publish) -> Message:
+    topic = packet.topic.decode()
+    if len(packet.properties) < 2:  # their length alone
+        return Message(topic, packet.payload, packet.retain)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+    properties.unpack(packet.properties)  # type: ignore[no-untyped-call]
+    response, correlation = getattr(properties, "ResponseTopic", ""), getattr(properties, "CorrelationData", b"")
+    return Message(topic, packet.payload, packet.retain, response, correlation)
 
 
 def _properties(correlation: bytes) -> Properties | None:
