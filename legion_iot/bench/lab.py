@@ -1,8 +1,8 @@
 """`legion bench lab`: what a lab's devices are asked to be, beside what they are.
 
 - Slow-down: a small network of convolutions, run on the device as its agent would, beside the processor time of a
-  single thread while the others rest (lower quartile of many runs): first on one device after the other, then on all
-  at once. Asked for is one over the CPU share.
+  single thread while the others rest: first on one device after the other, then on all at once. Asked for is one over
+  the CPU share.
 - Link: payload bytes per second up and down, received by a program at the broker's place, beside the rate that was
   asked for (the headers of the packets are part of that), on one device after the other, and on all at once.
 - Delay: half the round trip of 9 bytes, less the same at the broker's place, beside what was asked for; devices without
@@ -49,21 +49,32 @@ LAB = LabSpec("bench", (
 ))  # fmt: skip
 TOLERANCE = 0.1
 ANSWER_TIMEOUT = 60.0
-FREE_RUNS = 30
+FREE_RUNS = 10
 ROUND_TRIPS = 20
 ASSUMED_MBIT = 1000.0  # of a link without a limit
 
 Progress = Callable[[str, float | None], None]
 
 
-def run(lab: LabSpec | None, rootless: bool, quick: bool, progress: Progress) -> BenchReport:
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How often everything is measured, and for about how many seconds each time."""
+
+    rounds: int
+    seconds: float
+
+
+FULL, QUICK = Effort(5, 1.6), Effort(3, 1.0)
+
+
+def run(lab: LabSpec | None, rootless: bool, effort: Effort, progress: Progress) -> BenchReport:
     """Test `lab`, or the one that is up, or one of our own; as root with the kernel's means, then without.
 
     Raises LegionError where the lab cannot be had or one of its devices fails.
     """
     up = find_up() if lab is None and not rootless else None
     if up is not None:
-        rows, checks = _test(up, "", quick, progress)
+        rows, checks = _test(up, "", effort, progress)
         worst = max((abs(check.value - 1) * 100 for check in checks), default=0.0)
         write_result(up, all(check.ok for check in checks), worst)
         return _report(up.name, up.devices, rows, checks)
@@ -72,7 +83,7 @@ def run(lab: LabSpec | None, rootless: bool, quick: bool, progress: Progress) ->
     devices: tuple[DeviceState, ...] = ()
     for without in (True,) if rootless or os.geteuid() else (False, True):
         with running_lab(wanted, "bench", lambda text: progress(text, None), without) as state:
-            tested, found = _test(state, "rootless " if without else "", quick, progress)
+            tested, found = _test(state, "rootless " if without else "", effort, progress)
         rows += tested
         checks += found
         devices = state.devices
@@ -98,8 +109,8 @@ class _Measured:
         return statistics.median(self.figures[name])
 
 
-def _test(lab: LabState, prefix: str, quick: bool, progress: Progress) -> tuple[list[dict[str, Any]], list[Check]]:
-    rounds, seconds = (3, 1.0) if quick else (5, 1.6)
+def _test(lab: LabState, prefix: str, effort: Effort, progress: Progress) -> tuple[list[dict[str, Any]], list[Check]]:
+    rounds, seconds = effort.rounds, effort.seconds
     measured = [_Measured(each) for each in lab.devices]
     with contextlib.ExitStack() as stack:
         progress(f"{prefix}starting the probes", None)
@@ -118,7 +129,7 @@ def _alone(each: _Measured, probe: _Probes, seconds: float) -> None:
     link = each.state.device.link
     before = probe.compute.ask("free", FREE_RUNS)
     paced = probe.compute.ask("held", seconds)
-    free = min(before, probe.compute.ask("free", FREE_RUNS))
+    free = (before + probe.compute.ask("free", FREE_RUNS)) / 2
     each.note("free_ms", free * 1e3)
     each.note("slowdown", paced / free)
     each.note("up", _mbit(probe.link.ask("up", _bytes(link.up_mbit, seconds))))
@@ -179,11 +190,11 @@ def _check(name: str, value: float) -> Check:
 
 
 def _write_workload(path: Path) -> None:
-    """A few milliseconds of convolutions, all of whose weights and maps fit a core's own cache."""
+    """Some 20 ms of convolutions: several periods of a quota, so that the cold caches after each pause weigh little."""
     net = GraphBuilder("workload", seed=1)
-    x = net.input((1, 40, 40, 16))
-    for _ in range(6):
-        x = net.conv2d(x, 16, 3, padding="same", activation="relu")
+    x = net.input((1, 48, 48, 64))
+    for _ in range(12):
+        x = net.conv2d(x, 64, 3, padding="same", activation="relu")
     tflite.write_file(net.finish(x), path)
 
 

@@ -48,7 +48,8 @@ def lab(
     from legion_iot.lab.presets import find_lab  # noqa: PLC0415
 
     with progress_line(quiet=as_json) as progress:
-        report = bench.run(None if lab is None else find_lab(lab), rootless, quick, progress)
+        wanted = None if lab is None else find_lab(lab)
+        report = bench.run(wanted, rootless, bench.QUICK if quick else bench.FULL, progress)
     _show(report, as_json)
 
 

@@ -168,10 +168,9 @@ def _compute(model: Path, threads: int, xnnpack: bool, share: float | None) -> N
     for line in sys.stdin:
         what, amount = line.split()
         if what == "free":
-            times = sorted(_processor_time(run_free) for _ in range(int(amount)))
-            _say({"value": times[len(times) // 4]})  # others on this machine make some runs slower, none faster
+            _say({"value": statistics.median(_processor_time(run_free) for _ in range(int(amount)))})
         else:
-            _say({"value": _pace(run_held, float(amount))})
+            _say(_pace(run_held, float(amount)))
 
 
 def _processor_time(run: Callable[[], None]) -> float:
@@ -180,13 +179,13 @@ def _processor_time(run: Callable[[], None]) -> float:
     return time.thread_time() - start
 
 
-def _pace(run: Callable[[], None], seconds: float) -> float:
-    """Seconds of one run, by as many as fit into that time, three at least."""
-    runs, start = 0, time.perf_counter()
+def _pace(run: Callable[[], None], seconds: float) -> dict[str, float]:
+    """Seconds of one run, by as many as fit into that time, three at least; and the processor's among them."""
+    runs, start, used = 0, time.perf_counter(), time.process_time()
     while runs < 3 or time.perf_counter() - start < seconds:
         run()
         runs += 1
-    return (time.perf_counter() - start) / runs
+    return {"value": (time.perf_counter() - start) / runs, "processor": (time.process_time() - used) / runs}
 
 
 def _say(answer: dict[str, float] | dict[str, str]) -> None:

@@ -16,7 +16,7 @@ from legion_iot.lab.namespaces import remove_network
 from legion_iot.lab.state import directories, read_state
 
 END_TIMEOUT = 10.0  # seconds for killed processes to be gone
-YOUNG = 10.0  # seconds in which a lab without a state may still be about to be started
+YOUNG = 2.0  # seconds in which a directory without a state may be one that has just been made
 
 
 def clear_dead() -> list[str]:

@@ -19,7 +19,7 @@ from legion_iot.lab.keeper import Request, write_request
 from legion_iot.lab.processes import last_words
 from legion_iot.lab.remains import clear, clear_dead
 from legion_iot.lab.spec import LabSpec, check_machine
-from legion_iot.lab.state import DeviceState, LabState, directories, read_state, runtime_directory
+from legion_iot.lab.state import DeviceState, LabState, Process, directories, read_state, runtime_directory, write_state
 
 START_TIMEOUT = 150.0
 STOP_TIMEOUT = 40.0
@@ -56,7 +56,7 @@ def running_lab(spec: LabSpec, kind: str, progress: Progress, rootless: bool = F
     clear_dead()
     read, write = os.pipe()
     keeper: subprocess.Popen[bytes] | None = None
-    directory = _make_directory()
+    directory = _make_directory(spec, kind)
     try:
         keeper = _start_keeper(directory, Request(kind, spec, rootless, tied=True), read)
         yield _wait_running(directory, keeper, progress)
@@ -76,7 +76,7 @@ def lab_up(spec: LabSpec, progress: Progress, rootless: bool = False) -> LabStat
         clear_dead()
         if up := find_up():
             raise UsageError(f"a lab is up already ({up.name}); end it first: legion lab down")
-        directory = _make_directory()
+        directory = _make_directory(spec, UP)
         keeper: subprocess.Popen[bytes] | None = None
         try:
             keeper = _start_keeper(directory, Request(UP, spec, rootless, tied=False), subprocess.DEVNULL)
@@ -85,6 +85,7 @@ def lab_up(spec: LabSpec, progress: Progress, rootless: bool = False) -> LabStat
             if keeper is not None:
                 _end(keeper)
             clear(directory)
+            _leave_nothing()
             raise
 
 
@@ -145,9 +146,11 @@ def _leave_nothing() -> None:
         runtime_directory().rmdir()
 
 
-def _make_directory() -> Path:
+def _make_directory(spec: LabSpec, kind: str) -> Path:
+    """The lab's place, with a note of it in which we stand for the keeper until it writes its own."""
     directory = runtime_directory() / secrets.token_hex(3)
     directory.mkdir(mode=0o711)
+    write_state(directory, LabState(directory.name, kind, spec.name, spec.base_topic, Process.of(os.getpid())))
     return directory
 
 
