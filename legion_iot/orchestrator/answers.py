@@ -15,21 +15,21 @@ from legion_iot.model.graph import Graph, Tensor
 from legion_iot.wire.messages import Answer, OutputDigest
 
 TOP = 5  # classes in an answer
-_PROBABILITIES = 0.05  # how far from 1 the sum of a vector may be that is taken for probabilities
+_ROUNDING = 1e-3  # above 1 that a probability may be
 
 
 def classes(graph: Graph, description: ModelDescription, outputs: Sequence[npt.NDArray[Any]]) -> tuple[Answer, ...]:
     """The best classes of the first output, best first; empty where the model is no classifier.
 
-    Scores are probabilities: quantised values are scaled back, and a vector that does not sum to one goes through
-    softmax.
+    Quantised values are scaled back. Values between 0 and 1 are scores as they are (of a softmax, whose quantised sum
+    may be well off one, or of a sigmoid per class); anything else goes through softmax.
     """
     if description.answer != "classes" or not outputs:
         return ()
     values = real_values(graph.tensors[graph.outputs[0]], outputs[0]).ravel()
     if not values.size or not np.all(np.isfinite(values)):
         return ()
-    if np.any(values < 0) or abs(float(values.sum()) - 1) > _PROBABILITIES:
+    if np.any(values < 0) or np.any(values > 1 + _ROUNDING):
         shifted = np.exp(values - values.max())
         values = shifted / shifted.sum()
     best = np.argsort(-values, kind="stable")[:TOP]
