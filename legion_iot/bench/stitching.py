@@ -21,6 +21,10 @@ from legion_iot.model.blocks import Network
 from legion_iot.model.cut import SubModel, cut_tail, cut_tile
 from legion_iot.model.geometry import HEIGHT, WIDTH, Interval, Region
 from legion_iot.model.graph import Tensor
+from legion_iot.runtime.exchange import wire_between
+from legion_iot.wire import codec
+from legion_iot.wire.messages import Fragment
+from legion_iot.wire.tensors import INBOX, Assembly, as_map, bounds, fragments, read_fragment, region_of
 from legion_iot_agent.interpreter import Interpreter
 
 Array = npt.NDArray[Any]
@@ -104,6 +108,21 @@ class Bench:
         path = self._directory / "part.tflite"
         tflite.write_file(sub.graph, path)
         return path
+
+
+def over_the_wire(values: Array, wire: str) -> Array:
+    """A whole tensor as it comes out of the fragments that carry it from one agent to another."""
+    form = wire_between(str(values.dtype), "another agent", wire)
+    if not form:
+        return values
+    held = as_map(values)
+    region = Region(Interval(0, held.shape[0]), Interval(0, held.shape[1]))
+    header = Fragment("", 1, 0, 0, 0, bounds(region), held.shape[2], str(held.dtype), form)
+    whole = Assembly(region, held.shape[2], header.dtype)
+    for payload in fragments(header, held, region):
+        content, body = codec.unpack(INBOX, payload)
+        whole.put(region_of(content.region), read_fragment(content, body))
+    return whole.values.reshape(values.shape)
 
 
 def _place(region: Region) -> tuple[slice, slice, slice]:

@@ -4,6 +4,10 @@ One trial chooses blocks and a tiling for each, runs every tile on the stitched 
 every tensor at every cut, and every output, with what the whole model computes. The bound is zero: on one kernel path
 float networks too have to agree to the bit. Only without XNNPACK is a bound above zero used for float tensors: the
 builtin kernels order their sums by the size of the matrices they are given.
+
+With a wire dtype other than float32 the question is another one: every map between blocks, and to the tail, is sent and
+received as fragments of that form, whole, as if all of it had to travel; a group keeps the larger part where it was
+made. Then only outputs are compared, and the bound is `quantised.OUTPUT_BOUNDS`.
 """
 
 from __future__ import annotations
@@ -17,10 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from legion_iot.bench.model_file import open_network, read_inputs
-from legion_iot.bench.stitching import Array, Bench, Tiling
+from legion_iot.bench.stitching import Array, Bench, Tiling, over_the_wire
 from legion_iot.errors import ModelError
 from legion_iot.model.blocks import Network
 from legion_iot.model.comparison import difference, same_bits
+from legion_iot.model.description import describe
+from legion_iot.orchestrator.answers import top_class
+from legion_iot.wire.quantised import EXACT, OUTPUT_BOUNDS
 from legion_iot_agent.interpreter import runtime_info
 
 BUILTIN_FLOAT_BOUND = 1e-4  # of the largest magnitude of the tensor
@@ -49,6 +56,7 @@ class Question:
     tiling: tuple[int, int] | None = None
     blocks: int | None = None
     xnnpack: bool = True
+    wire: str = EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,8 @@ class Verdict:
 
     Differences are the largest over all compared tensors; the relative one is to the largest magnitude of its tensor.
     `bound` is the relative difference that is allowed. `where` names the first tensor that fails it. `units` counts
-    those of the trunk and the ops of the tail.
+    those of the trunk and the ops of the tail. `wire` is how maps travelled; `top_class_stays` says of a classifier
+    whether its best class was the whole model's in every trial, and is None for other models.
     """
 
     ok: bool
@@ -74,6 +83,8 @@ class Verdict:
     runtime: str
     kernel_path: str
     where: str
+    wire: str = EXACT
+    top_class_stays: bool | None = None
 
 
 Progress = Callable[[str, float | None], None]
@@ -124,7 +135,7 @@ def verify_file(question: Question, progress: Progress) -> Verdict:
     else:
         trials = [asked_trial(network, Tiling.even(*question.tiling), question.blocks)]
     try:
-        return verify(network, inputs, trials, question.xnnpack, progress)
+        return verify(network, inputs, trials, question.xnnpack, progress, question.wire)
     except ModelError as error:
         raise ModelError(f"{question.path}: {error}") from None
 
@@ -135,9 +146,10 @@ def verify(
     trials: Sequence[Trial],
     xnnpack: bool = True,
     progress: Progress = lambda text, fraction: None,
+    wire: str = EXACT,
 ) -> Verdict:
     """Run the trials and compare; raises ModelError where the network cannot be run at all."""
-    comparison = _Comparison(network, xnnpack)
+    comparison = _Comparison(network, xnnpack, wire)
     with tempfile.TemporaryDirectory(prefix="legion-verify-") as directory:
         bench = Bench(network, Path(directory), xnnpack)
         progress("running the whole model", None)
@@ -150,14 +162,15 @@ def verify(
         for number, trial in enumerate(trials):
             progress(f"running tiles, trial {number + 1} of {len(trials)}", number / len(trials))
             values = dict(zip(network.graph.inputs, inputs, strict=True))
+            made = dict(values)  # as it is where it was made; `values` as it is where it is needed
             for ops, tiling in zip(_blocks(network, trial), trial.tilings, strict=True):
-                made = bench.run_block(ops, tiling, values)
-                for tensor, value in made.items():
+                maps = bench.run_block(ops, tiling, values)
+                made.update(maps)
+                values.update({tensor: over_the_wire(value, wire) for tensor, value in maps.items()})
+                for tensor, value in maps.items() if wire == EXACT else ():
                     comparison.add(tensor, value, expected[tensor])
-                values.update(made)
-            values.update(bench.run_tail(values))
-            for tensor, output in zip(network.graph.outputs, outputs, strict=True):
-                comparison.add(tensor, values[tensor], output)
+            made.update(bench.run_tail(values))
+            comparison.add_outputs([made[tensor] for tensor in network.graph.outputs], outputs)
     return comparison.verdict(len(trials))
 
 
@@ -168,8 +181,11 @@ def _blocks(network: Network, trial: Trial) -> list[tuple[int, ...]]:
 class _Comparison:
     """Collects the differences of pairs of tensors."""
 
-    def __init__(self, network: Network, xnnpack: bool) -> None:
+    def __init__(self, network: Network, xnnpack: bool, wire: str) -> None:
         self._network = network
+        self._wire = wire
+        self._description = describe(network.graph)
+        self._top_class_stays: bool | None = None
         self._xnnpack = xnnpack
         self._exact, self._ok = True, True
         self._abs, self._rel = 0.0, 0.0
@@ -188,7 +204,20 @@ class _Comparison:
         self._ok = False
         self._where = self._where or self._network.graph.tensors[tensor].name
 
+    def add_outputs(self, values: Sequence[Array], expected: Sequence[Array]) -> None:
+        """The network's outputs, of a trial and of the whole model."""
+        graph = self._network.graph
+        for tensor, value, output in zip(graph.outputs, values, expected, strict=True):
+            self.add(tensor, value, output)
+        theirs = top_class(graph, self._description, expected)
+        if theirs is not None:
+            same = top_class(graph, self._description, values) == theirs
+            self._top_class_stays = same and self._top_class_stays is not False
+            self._ok = self._ok and same
+
     def _bound(self, expected: Array) -> float:
+        if self._wire != EXACT:
+            return OUTPUT_BOUNDS[self._wire]
         return 0.0 if self._xnnpack or expected.dtype.kind != "f" else BUILTIN_FLOAT_BOUND
 
     def verdict(self, trials: int) -> Verdict:
@@ -199,7 +228,7 @@ class _Comparison:
             exact=self._exact,
             max_abs_error=self._abs,
             max_rel_error=self._rel,
-            bound=0.0 if self._xnnpack else BUILTIN_FLOAT_BOUND,
+            bound=self._bound(np.empty(0, np.float32)),
             units=len(network.units) + len(network.tail),
             trunk_units=len(network.units),
             trunk_ended_by=network.ended_by or None,
@@ -209,4 +238,6 @@ class _Comparison:
             tensors_compared=self._count,
             runtime=f"{runtime.name} {runtime.version}",
             kernel_path=runtime.kernel_path,
+            wire=self._wire,
+            top_class_stays=self._top_class_stays,
         )

@@ -12,6 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
 from legion_iot import zoo
+from legion_iot.errors import UsageError
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -44,6 +45,15 @@ def progress_line(quiet: bool = False) -> Iterator[Callable[[str, float | None],
             line.update(task, description=text if fraction is None else f"{text} ({fraction:.0%})")
 
         yield show
+
+
+def check_wire(wire: str) -> str:
+    """The value of `--wire` itself; raises UsageError for one that there is not."""
+    from legion_iot.wire.quantised import WIRES  # noqa: PLC0415 — loads numpy
+
+    if wire not in WIRES:
+        raise UsageError(f"--wire is {wire!r}; give {', '.join(WIRES[:-1])} or {WIRES[-1]}")
+    return wire
 
 
 def find_model(model: str, progress: Callable[[str, float | None], None]) -> tuple[Path, str]:

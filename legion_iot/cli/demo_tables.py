@@ -30,6 +30,9 @@ def show(report: DemoReport, saved: Path | None) -> None:
         )  # fmt: skip
     out.print(plan_table(report, out))
     out.print("(rows of the block's output, time computing, bytes sent)", style="dim", soft_wrap=True)
+    if report.bound:
+        travel = f"travel between agents as {report.wire}" if report.wire_used else "do not travel in this plan"
+        out.print(f"float32 maps {travel}", markup=False, soft_wrap=True)
     for answer in report.answer[:3]:
         out.print(f"{answer.score:7.1%}  {answer.label}", markup=False, soft_wrap=True)
     if saved is not None:
@@ -43,11 +46,24 @@ def show(report: DemoReport, saved: Path | None) -> None:
     )  # fmt: skip
     if report.exact:
         out.print("the outputs equal the whole model's, bit for bit", style="green")
+    elif report.bound:
+        _show_difference(report)
     else:
         err.print(
             f"the outputs differ from the whole model's: by {report.max_abs_error:g} at most "
             f"({report.max_rel_error:.2g} of the largest value)", style="red",
         )  # fmt: skip
+
+
+def _show_difference(report: DemoReport) -> None:
+    """How far the outputs are from the whole model's, where maps travelled in fewer bytes."""
+    stays = {True: "; the best class stays", False: "; the best class changes", None: ""}[report.top_class_stays]
+    (out if report.ok else err).print(
+        f"the outputs differ from the whole model's by {report.max_abs_error:g} at most "
+        f"({report.max_rel_error * 100:.2g} % of the largest value; "
+        f"allowed with {report.wire}: {report.bound * 100:g} %){stays}",
+        style="green" if report.ok else "red", soft_wrap=True,
+    )  # fmt: skip
 
 
 def show_trace(report: DemoReport, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from legion_iot.cli.console import err, find_model, progress_line
+from legion_iot.cli.console import check_wire, err, find_model, progress_line
 from legion_iot.errors import UsageError
 from legion_iot.transport.connection import BrokerAddress
 
@@ -25,6 +25,11 @@ def run(
     broker: str = typer.Option("mqtt://127.0.0.1", envvar="LEGION_BROKER", help="mqtt://[user[:password]@]host[:port]"),
     agents: int = typer.Option(1, min=1, help="Agents to wait for before the first plan."),
     base_topic: str = typer.Option("legion", help="The group's topic."),
+    wire: str = typer.Option(
+        "float32",
+        help="How float32 maps travel between agents; float16 or int8 are fewer bytes and change the numbers "
+        "(measure it with: legion verify --wire).",
+    ),
     input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
 ) -> None:
     """Serve MODEL: pictures published on <base>/infer/<model> are answered on <base>/infer/<model>/result.
@@ -35,13 +40,14 @@ def run(
     from legion_iot_agent.shapes import static_file  # noqa: PLC0415
 
     address = BrokerAddress.parse(broker)
+    check_wire(wire)
     if agents < 1:
         raise UsageError(f"--agents is {agents}; give 1 or more")
     with progress_line() as progress:
         path, name = find_model(model, progress)
     with tempfile.TemporaryDirectory(prefix="legion-orchestrator-") as directory:
         path = static_file(path, Path(directory), input_shape)
-        _serve(OrchestratorOptions(address, path, name, base_topic, agents))
+        _serve(OrchestratorOptions(address, path, name, base_topic, agents, wire=wire))
 
 
 def _serve(options: OrchestratorOptions) -> None:

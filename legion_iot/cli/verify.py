@@ -6,10 +6,11 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from legion_iot.cli.console import err, find_model, out, progress_line
+from legion_iot.cli.console import check_wire, err, find_model, out, progress_line
 from legion_iot.errors import UsageError
 
 TIMEOUT = 1800.0  # seconds for one verification
@@ -23,6 +24,12 @@ def verify(
     image: Path | None = typer.Option(None, help="A picture as input.  [default: seeded values]"),
     input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
     builtin: bool = typer.Option(False, "--no-xnnpack", help="Use the runtime's builtin kernels."),
+    wire: str = typer.Option(
+        "float32",
+        help="float16 or int8: send the maps at every cut in that form, and compare the outputs only. "
+        "Passes when they differ by no more than 1 % (float16) or 10 % (int8) of the largest value, and a "
+        "classifier's best class stays.",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Cut a model into tiles, run them all here, stitch them, and compare with the whole model at every cut.
@@ -30,6 +37,7 @@ def verify(
     Example: legion verify mobilenet-v2 --tiles 2x2 --blocks all
     """
     tiling, count = _tiling(tiles), _count(blocks)
+    check_wire(wire)
     # Imported here, so that a wrong flag is answered before numpy and the runtime are loaded.
     from legion_iot.bench.verify import Question, verify_file  # noqa: PLC0415
     from legion_iot_agent.isolation import run_isolated  # noqa: PLC0415
@@ -37,7 +45,9 @@ def verify(
     with progress_line(quiet=as_json) as progress:
         path, name = find_model(model, progress)
         sampled = not tiles and not blocks
-        question = Question(path, input_shape, image, seed, None if sampled else tiling or (3, 1), count, not builtin)
+        question = Question(
+            path, input_shape, image, seed, None if sampled else tiling or (3, 1), count, not builtin, wire
+        )
         verdict = run_isolated(verify_file, (question,), progress, TIMEOUT)
     report = {"schema": 1, "ok": verdict.ok, "exact": verdict.exact, "model": name, **asdict(verdict)}
     del report["where"]
@@ -52,18 +62,23 @@ def verify(
             soft_wrap=True,
         )
     if not verdict.ok:
-        err.print(f"legion: {verdict.where} differs from the whole model's", style="red", markup=False, soft_wrap=True)
+        wrong = f"{verdict.where} differs" if verdict.where else "the best class differs"
+        err.print(f"legion: {wrong} from the whole model's", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1)
 
 
-def _print(report: dict[str, object]) -> None:
+def _print(report: dict[str, Any]) -> None:
     result = "equal the whole model's, bit for bit" if report["exact"] else (
         f"differ by {report['max_abs_error']:g} at most ({report['max_rel_error']:.2g} of the largest value; "
         f"allowed: {report['bound']:g})"
     )  # fmt: skip
-    out.print(
-        f"{report['model']}: {report['tensors_compared']} stitched tensors {result}", markup=False, soft_wrap=True
-    )
+    what = f"{report['tensors_compared']} stitched tensors"
+    if report["wire"] != "float32":
+        what = f"with maps as {report['wire']} at every cut, the outputs"
+        result += {True: "; the best class stays", False: "; the best class changes", None: ""}[
+            report["top_class_stays"]
+        ]
+    out.print(f"{report['model']}: {what} {result}", markup=False, soft_wrap=True)
     ended = f", ended by: {report['trunk_ended_by']}" if report["trunk_ended_by"] else ""
     out.print(f"trunk: {report['trunk_units']} of {report['units']} units{ended}", markup=False, soft_wrap=True)
     out.print(

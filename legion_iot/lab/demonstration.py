@@ -31,14 +31,17 @@ from legion_iot.lab.trace import chrome_trace
 from legion_iot.lab.whole_model import run_whole_model
 from legion_iot.model import tflite
 from legion_iot.model.description import describe
-from legion_iot.orchestrator.answers import picture
+from legion_iot.orchestrator.answers import picture, top_class
 from legion_iot.orchestrator.inputs import MAX_PAYLOAD, read_input, seen_size
 from legion_iot.orchestrator.service import EndedRequest, OrchestratorOptions, OrchestratorService
+from legion_iot.planning.routing import ORCHESTRATOR
+from legion_iot.runtime.exchange import wire_between
 from legion_iot.runtime.orchestrator import TIMINGS
 from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
 from legion_iot.wire.messages import Result
+from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.topics import AGENT_KINDS, Topics
 from legion_iot_agent.shapes import static_file
 from legion_iot_broker.launch import RunningBroker, local_broker
@@ -67,6 +70,7 @@ class DemoOptions:
     input_shape: str = ""
     lab: LabSpec | None = None  # its devices are the agents, and its broker the broker
     traced: bool = False
+    wire: str = EXACT
 
 
 Progress = Callable[[str], None]
@@ -189,7 +193,9 @@ def _serving(
     phases: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     ended: queue.SimpleQueue[EndedRequest] = queue.SimpleQueue()
     service = OrchestratorService(
-        OrchestratorOptions(address, options.model, options.model_name, topics.base, len(agents), LEAST_BLOCKS),
+        OrchestratorOptions(
+            address, options.model, options.model_name, topics.base, len(agents), LEAST_BLOCKS, options.wire
+        ),
         on_phase=lambda phase, detail: phases.put((phase, detail)),
         on_ended=ended.put,
     )
@@ -309,6 +315,15 @@ def _trace(service: OrchestratorService, ended: Sequence[EndedRequest], setting:
     return chrome_trace(state.routing, traced, len(ended) - len(traced), setting)
 
 
+def _wire_used(service: OrchestratorService, wire: str) -> bool:
+    """Whether the plan has any maps that travel in another form than their own."""
+    tensors, routing = service.network.graph.tensors, service.state.routing
+    if routing is None:
+        return False
+    between = [t for t in routing.transfers if ORCHESTRATOR not in (t.source, t.target) and t.source != t.target]
+    return any(wire_between(tensors[t.tensor].dtype, t.target, wire) for t in between)
+
+
 def _report(
     options: DemoOptions,
     broker: str,
@@ -321,8 +336,10 @@ def _report(
     results, ended, latencies = sent
     reference, single_ms = whole
     service = group.service
-    exact, worst_abs, worst_rel = compare([request.outputs for request in ended], reference)
+    runs = [request.outputs for request in ended]
+    exact, worst_abs, worst_rel = compare(runs, reference)
     blocks, tail = plan_report(service)
+    answers = [top_class(service.network.graph, service.description, outputs) for outputs in (*runs, reference)]
     return DemoReport(
         model=options.model_name,
         image=str(options.image),
@@ -339,4 +356,7 @@ def _report(
         single_device_ms=single_ms,
         picture=picture(service.network.graph, service.description, ended[-1].outputs, size),
         trunk_ended_by=service.network.ended_by,
+        wire=options.wire,
+        wire_used=_wire_used(service, options.wire),
+        top_class_stays=None if answers[-1] is None else len(set(answers)) == 1,
     )

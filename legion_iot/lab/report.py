@@ -14,6 +14,7 @@ from legion_iot.lab.state import LabState
 from legion_iot.model.comparison import difference, same_bits
 from legion_iot.orchestrator.service import OrchestratorService
 from legion_iot.wire.messages import Answer
+from legion_iot.wire.quantised import EXACT, OUTPUT_BOUNDS
 
 Array = npt.NDArray[Any]
 
@@ -54,7 +55,9 @@ class DemoReport:
     """What happened. Latencies are milliseconds from publish to answer, as the client saw them.
 
     `exact` says that every output of every request equals the whole model's to the bit. `trunk_ended_by` names the op
-    that ends the trunk, empty where nothing does; without blocks it is why the whole model ran on one agent.
+    that ends the trunk, empty where nothing does; without blocks it is why the whole model ran on one agent. `wire` is
+    how float32 maps had to travel between agents, and `wire_used` whether there were any. `top_class_stays` says of a
+    classifier whether the best class of every request was the whole model's, and is None for other models.
     """
 
     model: str
@@ -74,6 +77,19 @@ class DemoReport:
     trunk_ended_by: str
     lab: LabState | None = None
     trace: dict[str, Any] | None = None
+    wire: str = EXACT
+    wire_used: bool = False
+    top_class_stays: bool | None = None
+
+    @property
+    def bound(self) -> float:
+        """The largest relative difference that is allowed; zero where maps travel as they are."""
+        return OUTPUT_BOUNDS[self.wire]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer is what it has to be: every bit of it, or near enough with a smaller wire dtype."""
+        return self.exact or (0 < self.bound >= self.max_rel_error and self.top_class_stays is not False)
 
 
 def compare(runs: list[tuple[Array, ...]], reference: list[Array]) -> tuple[bool, float, float]:

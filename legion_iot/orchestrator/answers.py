@@ -39,6 +39,12 @@ def classes(graph: Graph, description: ModelDescription, outputs: Sequence[npt.N
     )
 
 
+def top_class(graph: Graph, description: ModelDescription, outputs: Sequence[npt.NDArray[Any]]) -> int | None:
+    """The index of the best class, None where the model is no classifier."""
+    best = classes(graph, description, outputs)
+    return best[0].index if best else None
+
+
 def picture(
     graph: Graph,
     description: ModelDescription,

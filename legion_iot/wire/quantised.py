@@ -33,7 +33,7 @@ CHANNEL_BYTES = {"float16": 0, "int8": 8}  # scale and least value
 LEAST_AREA = 3  # elements per channel from which int8 is smaller than float32: area + 8 < 4 · area
 
 # The difference at the outputs, relative to the largest, that `legion demo` and `legion verify` let pass.
-OUTPUT_BOUNDS = {EXACT: 0.0, "float16": 0.02, "int8": 0.2}
+OUTPUT_BOUNDS = {EXACT: 0.0, "float16": 0.01, "int8": 0.1}
 
 _LARGEST_HALF = 65504.0
 _LEVELS = 255

@@ -96,6 +96,25 @@ def test_wrong_moves_are_one_line(network: Path, flags: tuple[str, ...], code: i
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(("wire", "bound"), [("float16", 0.01), ("int8", 0.1)])
+def test_what_a_wire_dtype_does_to_the_answer(network: Path, wire: str, bound: float) -> None:
+    report = answer("verify", network, "--wire", wire)
+    assert report["ok"] is True
+    assert report["exact"] is False
+    assert report["wire"] == wire
+    assert 0 < report["max_rel_error"] <= report["bound"] == bound
+    assert report["top_class_stays"] is True
+    said = legion("verify", network, "--wire", wire, "--blocks", "all").stdout
+    assert f"with maps as {wire} at every cut" in said
+    assert "the best class stays" in said
+
+
+def test_integers_never_change_on_the_wire(tmp_path: Path) -> None:
+    path = tmp_path / "integers.tflite"
+    tflite.write_file(RandomNetwork(4, "int8").graph(), path)
+    assert answer("verify", path, "--wire", "int8")["exact"] is True
+
+
 def test_files_that_are_no_models_are_named(tmp_path: Path, network: Path) -> None:
     text, short = tmp_path / "text.tflite", tmp_path / "short.tflite"
     text.write_text("not a model, but long enough to be read")
