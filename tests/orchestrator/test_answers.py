@@ -47,6 +47,13 @@ def test_quantised_scores_are_scaled_back() -> None:
     assert [(a.label, a.score) for a in answers] == [("dog", 0.75), ("cat", 0.25)]
 
 
+def test_scores_whose_sum_is_off_stay_what_they_are() -> None:
+    """A quantised softmax loses its small values; a sigmoid per class has no sum to keep."""
+    graph = network((1, 3), "uint8", Quantization((1 / 256,), (0,)))
+    assert [a.score for a in classes(graph, CLASSES, [np.array([[160, 16, 0]], np.uint8)])] == [0.625, 0.0625, 0.0]
+    assert [a.score for a in classes(network((1, 2)), CLASSES, [np.array([[0.9, 0.8]], np.float32)])] == [0.9, 0.8]
+
+
 def test_equal_scores_come_in_the_order_of_the_classes() -> None:
     answers = classes(network((1, 10)), CLASSES, [np.full((1, 10), 0.1, np.float32)])
     assert [a.index for a in answers] == list(range(TOP))
