@@ -34,7 +34,7 @@ from legion_iot.wire.messages import (
     Profile,
     Ready,
 )
-from legion_iot.wire.tensors import INBOX, fragments, region_of
+from legion_iot.wire.tensors import INBOX, fragment_buffers, region_of
 from legion_iot.wire.topics import AgentTopic, InboxTopic, Topics
 from legion_iot_agent.executor import Executor
 from legion_iot_agent.interpreter import runtime_info
@@ -158,7 +158,7 @@ class AgentService:
         match effect:
             case machine.SendRegion(target=target, header=header, values=values, origin=origin):
                 topic = self._topics.inbox(target, self._options.name)
-                for payload in fragments(header, values, region_of(origin)):
+                for payload in fragment_buffers(header, values, region_of(origin)):
                     self._links.data.publish(topic, payload)
             case machine.Compute():
                 self._compute(effect)

@@ -26,7 +26,7 @@ from legion_iot.transport.paho import CallbackAPIVersion, Client, MQTTMessage
 from legion_iot.transport.pair import ConnectionPair
 from legion_iot.wire import codec
 from legion_iot.wire.messages import Fragment, PeerRegion
-from legion_iot.wire.tensors import INBOX, Array, bounds, fragments
+from legion_iot.wire.tensors import INBOX, Array, bounds, fragment_buffers
 from legion_iot.wire.topics import InboxTopic, Topics
 
 TIMEOUT = 30.0  # seconds until a payload counts as lost
@@ -104,7 +104,7 @@ class OurEnd:
         request = f"{self._number}-{wish}-{qos}"
         header = Fragment(request, 1, 1, index, 0, bounds(region), CHANNELS, "float32")
         before = time.thread_time()
-        for payload in fragments(header, values, region):
+        for payload in fragment_buffers(header, values, region):
             self.encoding += time.thread_time() - before
             self._links.data.publish(self._topic, payload, qos=qos)
             before = time.thread_time()

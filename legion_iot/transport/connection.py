@@ -27,7 +27,8 @@ DEFAULT_KEEP_ALIVE = 10.0
 SUBSCRIBE_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 
-Payload: TypeAlias = "bytes | bytearray | memoryview"
+# A tuple is sent as its buffers one after the other, uncopied: whoever hands it over may not write into them any more.
+Payload: TypeAlias = "bytes | bytearray | memoryview | tuple[bytes | memoryview, ...]"
 
 
 @dataclass(frozen=True, slots=True)

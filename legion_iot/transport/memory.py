@@ -258,7 +258,7 @@ class MemoryConnection:
     ) -> None:
         """See `Connection.publish`."""
         check_message(topic, qos)
-        data = bytes(payload)
+        data = b"".join(payload) if isinstance(payload, tuple) else bytes(payload)
         with self._broker.changed:
             if self.ended is not None:
                 raise BrokerError(f"cannot publish on {topic}: {self.ended}")

@@ -20,7 +20,7 @@ class Outgoing:
     """One message on its way out."""
 
     topic: str
-    payload: bytes
+    payload: bytes | bytearray
     qos: int
     retain: bool
     correlation: bytes = b""

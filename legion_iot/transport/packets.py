@@ -26,7 +26,7 @@ MAX_HEAD = 192 << 10  # bytes of topic and properties: two fields of 64 KB and s
 # One read's turn: after so many bytes paho may write, acknowledgements above all.
 TURN = 1 << 20
 # While a payload is under way, wake up for so many bytes: on a slow link every packet would wake us otherwise.
-WAKE = 64 << 10
+WAKE = 256 << 10
 HEARD_SECONDS = 1.0
 
 
@@ -53,19 +53,23 @@ def publish_head(topic: bytes, payload_size: int, qos: int, retain: bool, dup: b
     return bytes((PUBLISH << 4 | dup << 3 | qos << 1 | retain,)) + length + variable
 
 
-class Parts:
-    """A packet in several buffers, which answers to what paho asks of the bytes it writes: length, and the rest."""
+class Parts(bytearray):
+    """Bytes in several buffers, which are not copied; of paho's questions it answers length and rest.
+
+    A bytearray, itself empty, because paho accepts nothing else as a payload. Nobody may write into the buffers.
+    """
 
     __slots__ = ("buffers", "size")
 
     def __init__(self, *buffers: bytes | bytearray | memoryview) -> None:
+        super().__init__()
         self.buffers = buffers
         self.size = sum(map(len, buffers))
 
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, rest: slice) -> Parts:
+    def __getitem__(self, rest: Any) -> Parts:  # type: ignore[override]  # slices are all that paho asks for
         start, left = rest.start or 0, []
         for buffer in self.buffers:
             if start < len(buffer):

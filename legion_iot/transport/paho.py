@@ -66,6 +66,8 @@ PACKET_OVERHEAD = 32
 SESSION_TAKEN_OVER = 0x8E
 TAKEN_OVER = "another client connected with the same id"
 
+_SUCCESS = ReasonCode(PacketTypes.PUBACK)
+_NO_PROPERTIES = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]  # paho leaves it untyped
 # From here on a payload is worth a second buffer in the write.
 LARGE = 4 << 10
 
@@ -91,10 +93,22 @@ class _LeanClient(Client):
         info: MQTTMessageInfo | None = None,
         properties: Properties | None = None,
     ) -> MQTTErrorCode:
+        buffers = payload.buffers if isinstance(payload, Parts) else (payload,)
         if len(payload) < LARGE or properties is not None or self._sock is None:
-            return super()._send_publish(mid, topic, payload, qos, retain, dup, info, properties)
-        packet = Parts(publish_head(topic, len(payload), qos, retain, dup, mid), payload)
-        return self._packet_queue(PacketTypes.PUBLISH << 4, cast(Any, packet), mid, qos, info)
+            return super()._send_publish(mid, topic, b"".join(buffers), qos, retain, dup, info, properties)
+        packet = Parts(publish_head(topic, len(payload), qos, retain, dup, mid), *buffers)
+        return self._packet_queue(PacketTypes.PUBLISH << 4, packet, mid, qos, info)
+
+    def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if cmd != "PUBACK" or len(packet) != 2:
+            return super()._handle_pubackcomp(cmd)
+        # Nothing but the number means success; paho builds tables of properties to learn that.
+        number = int.from_bytes(packet, "big")
+        with self._out_message_mutex:
+            if number in self._out_messages:
+                return self._do_on_publish(number, _SUCCESS, _NO_PROPERTIES)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class PahoConnection:
@@ -199,8 +213,10 @@ class PahoConnection:
     ) -> None:
         """See `Connection.publish`."""
         check_message(topic, qos)
-        # bytes stay as they are; anything mutable is copied, since its owner may go on writing into it.
-        message = Outgoing(topic, bytes(payload), qos, retain, correlation)
+        # bytes stay as they are, and so do the buffers of a tuple, which were given to us; anything else that can
+        # change is copied, since its owner may go on writing into it.
+        held = Parts(*payload) if isinstance(payload, tuple) else bytes(payload)
+        message = Outgoing(topic, held, qos, retain, correlation)
         with self._changed:
             if self._ended is not None:
                 raise BrokerError(f"cannot publish on {topic}: {self._ended}")

@@ -26,6 +26,7 @@ MAX_BODY = 4 << 20  # bytes; one element's channels may exceed PIECE, nothing ex
 INBOX = {cls.__name__: cls for cls in (Fragment, Chunk, ChunkRequest)}
 
 Array = npt.NDArray[Any]
+Buffers = tuple[bytes, memoryview]
 
 
 def bounds(region: Region) -> RegionBounds:
@@ -61,22 +62,27 @@ def pieces(region: Region, element_bytes: int) -> Iterator[Region]:
 
 def fragments(header: Fragment, held: Array, origin: Region) -> Iterator[bytes]:
     """The messages that carry `header.region` out of `held`, (rows, columns, channels) of the region `origin`."""
+    return map(b"".join, fragment_buffers(header, held, origin))
+
+
+def fragment_buffers(header: Fragment, held: Array, origin: Region) -> Iterator[Buffers]:
+    """Those messages as buffers to be sent one after the other; runs of whole rows are views of `held`, not copies."""
     if header.wire:
         yield from _quantised_fragments(header, held, origin)
         return
     for piece in pieces(region_of(header.region), held.shape[2] * held.itemsize):
         part = np.ascontiguousarray(held[_within(piece, origin)])
-        yield codec.pack(dataclasses.replace(header, region=bounds(piece)), part.data.cast("B"))
+        yield codec.pack(dataclasses.replace(header, region=bounds(piece))), part.data.cast("B")
 
 
-def _quantised_fragments(header: Fragment, held: Array, origin: Region) -> Iterator[bytes]:
+def _quantised_fragments(header: Fragment, held: Array, origin: Region) -> Iterator[Buffers]:
     for piece in pieces(region_of(header.region), held.shape[2] * quantised.ELEMENT_BYTES[header.wire]):
         sent = dataclasses.replace(header, region=bounds(piece))
         body = quantised.encode(np.ascontiguousarray(held[_within(piece, origin)]), header.wire)
         if body is None:
-            yield from fragments(dataclasses.replace(sent, wire=""), held, origin)
+            yield from fragment_buffers(dataclasses.replace(sent, wire=""), held, origin)
         else:
-            yield codec.pack(sent, body)
+            yield codec.pack(sent), memoryview(body)
 
 
 def wire_bytes(region: Region, channels: int, dtype: str, wire: str = "") -> int:

@@ -137,6 +137,39 @@ def test_thirteen_megabytes_whole_and_in_pieces(connect: Connect, qos: int) -> N
     assert b"".join(receiver.message().payload for _ in range(0, len(payload), piece)) == payload
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("size", [0, 10, 300_000, 9_000_000])
+def test_buffers_that_are_given_away_arrive_as_one(connect: Connect, qos: int, size: int) -> None:
+    sender, receiver = connect("sender"), connect("receiver")
+    receiver.connection.subscribe([("t", qos)])
+    body = bytes(range(250)) * (size // 250)
+    for _ in range(3):
+        sender.connection.publish("t", (b"head", memoryview(body), b"", b"tail"), qos=qos)
+    for _ in range(3):
+        assert receiver.message().payload == b"head" + body + b"tail"
+
+
+def test_buffers_are_sent_again_after_the_broker_restarted(broker, connect: Connect) -> None:
+    receiver, sender = connect("receiver"), connect("sender")
+    receiver.connection.subscribe([("t", 1)])
+    broker.stop()
+    receiver.disconnected()
+    sender.disconnected()
+    body = bytes(range(250)) * 2000
+    for number in range(20):
+        sender.connection.publish("t", (bytes([number]), memoryview(body)))
+    broker.start()
+    receiver.connected()
+    sender.connected()
+    assert sender.connection.flush(PATIENCE)
+    sender.connection.publish("t", b"end")
+    got = []
+    while not got or got[-1] != b"end":
+        got.append(receiver.message().payload)
+    # The sender may have been back before the receiver subscribed.
+    assert got[:-1] == [bytes([number]) + body for number in range(21 - len(got), 20)]
+
+
 @pytest.mark.parametrize("retain", [True, False])
 def test_abort_publishes_the_will(connect: Connect, retain: bool) -> None:
     watcher = connect("watcher")

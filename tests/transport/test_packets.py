@@ -111,8 +111,14 @@ def test_parts_answer_like_the_bytes_they_are(buffers: list[bytes], data: st.Dat
     assert b"".join(parts[0:].buffers) == b""
 
 
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], theirs
+
+
 def test_paho_is_woken_for_a_large_payload_and_for_what_is_small_after_it() -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = tcp_pair()
     found: list[Publish] = []
     wrapped = PacketSocket(ours, found.append)
     ours.setblocking(False)
@@ -135,7 +141,7 @@ def test_paho_is_woken_for_a_large_payload_and_for_what_is_small_after_it() -> N
         sender.join()
         assert found[0].payload == payload
         for number in range(200):  # a turn may end anywhere: what is small must come through at once
-            theirs.sendall(message(b"t", b"x" * WAKE * (number % 3)) + PUBACK)
+            theirs.sendall(message(b"t", b"x" * (WAKE // 4) * (number % 3)) + PUBACK)
             assert read_until_control() == PUBACK
     assert len(found) == 202
 

@@ -22,6 +22,7 @@ from legion_iot.wire.tensors import (
     Assembly,
     as_map,
     bounds,
+    fragment_buffers,
     fragments,
     pieces,
     read_fragment,
@@ -104,6 +105,18 @@ def test_a_large_map_travels_in_messages_that_brokers_take() -> None:
         assembly.put(region_of(read.region), read_fragment(read, body))
     assert assembly.missing == 0
     assert assembly.values.tobytes() == held.tobytes()
+
+
+def test_whole_rows_are_sent_as_views_and_parts_of_rows_are_copied_once() -> None:
+    held = np.random.default_rng(1).standard_normal((60, 100, 64)).astype(np.float32)
+    origin = region(10, 70, 0, 100)
+    for wanted, is_view in ((region(20, 60, 0, 100), True), (region(20, 60, 1, 99), False)):
+        header = Fragment("r", 1, 1, 0, 0, bounds(wanted), 64, "float32")
+        for head, body in fragment_buffers(header, held, origin):
+            read, whole = codec.unpack(INBOX, head + bytes(body))
+            rows, columns = slice(read.region[0] - 10, read.region[1] - 10), slice(read.region[2], read.region[3])
+            np.testing.assert_array_equal(read_fragment(read, whole), held[rows, columns])
+            assert np.shares_memory(np.frombuffer(body, np.float32), held) == is_view
 
 
 @pytest.mark.parametrize(
