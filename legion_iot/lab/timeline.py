@@ -117,9 +117,8 @@ class Timeline:
             now = until
 
         while sources := self._sources.get((step, who)):
-            made, sent, transfer = max(
-                ((*self._sent(traced, transfer), transfer) for transfer in sources), key=lambda source: source[0]
-            )
+            transfer = max(sources, key=lambda source: self._came(traced, source)[1])
+            made, sent = self._sent(traced, transfer)
             if transfer.source == who:
                 spend("queued", made)
             else:
@@ -137,21 +136,26 @@ class Timeline:
     def _messages(self) -> Iterator[Message]:
         """What went from one participant to another, as the two ends saw it; agents' clocks begin with the epoch."""
         for traced in self.requests:
-            for (step, target), transfers in self._sources.items():
-                sources = {transfer.source for transfer in transfers}
-                for transfer in transfers:
-                    if transfer.source == target:
-                        continue
-                    sent = self._sent(traced, transfer, aligned=False)[0]
-                    # Of several senders one may have been the first; all of them had sent before the last input came.
-                    received = self._received(traced, step, target, first=len(sources) == 1)
-                    yield Message(transfer.source, sent, target, received)
+            for (_, target), transfers in self._sources.items():
+                # A sender's first fragment may hold any of its tensors: it came after the first of them was there.
+                for source in {transfer.source for transfer in transfers} - {target}:
+                    ours = [transfer for transfer in transfers if transfer.source == source]
+                    sent = min(self._sent(traced, transfer, aligned=False)[0] for transfer in ours)
+                    yield Message(source, sent, target, self._came(traced, ours[0], aligned=False)[0])
 
-    def _received(self, traced: TracedRequest, step: int, target: str, *, first: bool) -> float:
-        if target == ORCHESTRATOR:
-            return traced.times.first_output if first else traced.times.ended
-        timing = traced.timings[step, target]
-        return timing.begun + (0.0 if first else timing.receiving)
+    def _came(self, traced: TracedRequest, transfer: Transfer, *, aligned: bool = True) -> tuple[float, float]:
+        """When the first and the last of what a source had for a step was taken in, on the target's clock or ours."""
+        if transfer.source == transfer.target:
+            kept = self._sent(traced, transfer, aligned=aligned)[0]
+            return kept, kept
+        if transfer.target == ORCHESTRATOR:
+            return traced.times.outputs.get(transfer.source, (traced.times.ended, traced.times.ended))
+        timing = traced.timings[transfer.step, transfer.target]
+        start = timing.begun + (self._offset(transfer.target) if aligned else 0.0)
+        for heard in timing.heard:
+            if heard.peer == transfer.source:
+                return start + heard.first, start + heard.last
+        return start + timing.receiving, start + timing.receiving  # an older agent does not say
 
     def _sent(self, traced: TracedRequest, transfer: Transfer, *, aligned: bool = True) -> tuple[float, float]:
         """When a transfer's data were there to be sent, and when they had been handed to the connection."""

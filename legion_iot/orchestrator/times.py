@@ -20,17 +20,22 @@ class InputSend:
 class RequestTimes:
     """One request: latency runs from `arrived`, when its input has been read, to `ended`, when all outputs are there.
 
-    `published` is when the answer was handed to the connection. The first output comes at `first_output`, which is
-    `ended` where none came from an agent.
+    `published` is when the answer was handed to the connection. `outputs` are the times of each agent's first and last
+    fragment of an output.
     """
 
     taken: float
     arrived: float
     sends: list[InputSend] = field(default_factory=list)
-    first_output: float = 0.0
+    outputs: dict[str, tuple[float, float]] = field(default_factory=dict)
     ended: float = 0.0
     published: float = 0.0
     bytes_received: int = 0
+
+    @property
+    def first_output(self) -> float:
+        """When the first fragment of an output came; `ended` where none came from an agent."""
+        return min((first for first, _ in self.outputs.values()), default=self.ended)
 
 
 class RequestClock:
@@ -47,10 +52,10 @@ class RequestClock:
         if (times := self._requests.get(request)) is not None:
             times.sends.append(InputSend(target, start, time.monotonic(), size))
 
-    def received(self, request: str, now: float, size: int) -> None:
+    def received(self, request: str, agent: str, now: float, size: int) -> None:
         """A fragment of an output is here."""
         if (times := self._requests.get(request)) is not None:
-            times.first_output = times.first_output or now
+            times.outputs[agent] = (times.outputs.get(agent, (now, now))[0], now)
             times.bytes_received += size
 
     def end(self, request: str, seconds: float) -> RequestTimes | None:
@@ -58,5 +63,4 @@ class RequestClock:
         times = self._requests.pop(request, None)
         if times is not None:
             times.ended = times.arrived + seconds
-            times.first_output = times.first_output or times.ended
         return times

@@ -414,7 +414,7 @@ def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
     except ProtocolError:
         state.dropped += 1
         return []
-    state.arrivals.note(header.request, header.step, now, len(event.body))
+    state.arrivals.note(header.request, header.step, now, event.sender, len(event.body))
     if inputs is None:
         return []
     return [Compute(header.epoch, header.request, header.attempt, header.step, inputs)]
@@ -460,4 +460,5 @@ def _timing(state: State, event: StepDone, bytes_sent: int) -> TileTiming:
         begun=arrival.first - state.ready_at,
         receiving=arrival.last - arrival.first,
         queued=max(0.0, started - arrival.last),
+        heard=arrival.heard,
     )  # fmt: skip

@@ -144,12 +144,22 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """When the first and the last fragment of `peer` for a step came, in seconds from the step's first input on."""
+
+    peer: str
+    first: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
 class TileTiming:
     """On `report/timing`, for each step of each request: what it took, in seconds of the agent's monotonic clock.
 
     `begun` is when the first input was taken in, counted from the moment the agent was ready for the epoch; then come
     `receiving` until the inputs are complete, `queued` until computing starts, `seconds` of computing, and `sending`
-    until the last region for others is handed to the connection. Only bytes from and to other participants count.
+    until the last region for others is handed to the connection. `heard` tells from whom inputs came, and when. Only
+    bytes from and to other participants count.
     """
 
     epoch: int
@@ -162,6 +172,7 @@ class TileTiming:
     receiving: float = 0.0
     queued: float = 0.0
     sending: float = 0.0
+    heard: tuple[Heard, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

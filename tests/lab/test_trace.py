@@ -17,7 +17,7 @@ from legion_iot.lab.trace import chrome_trace
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.orchestrator.times import InputSend, RequestTimes
 from legion_iot.planning.routing import ORCHESTRATOR, Routing, Transfer, Work
-from legion_iot.wire.messages import TileTiming
+from legion_iot.wire.messages import Heard, TileTiming
 
 ROW = Region(Interval(0, 1), Interval(0, 1))
 
@@ -48,9 +48,13 @@ def one_request(name: str, start: float, clocks: dict[str, float]) -> TracedRequ
 
     def timing(step: int, agent: str, begun: float, receiving: float, queued: float, seconds: float) -> TileTiming:
         ours = (start + begun) - clocks[agent]
-        return TileTiming(1, name, step, seconds, 100, 50, ours, receiving, queued, 0.001)
+        peers = {(0, "ant"): ORCHESTRATOR, (0, "bee"): ORCHESTRATOR, (1, "bee"): "ant"}
+        last = receiving if (step, agent) != (1, "bee") else 0.013
+        heard = (Heard(peers[step, agent], last if step else 0.0, last),)
+        return TileTiming(1, name, step, seconds, 100, 50, ours, receiving, queued, 0.001, heard)
 
-    times = RequestTimes(start - 0.005, start, ended=start + 0.034, first_output=start + 0.034, bytes_received=40)
+    times = RequestTimes(start - 0.005, start, ended=start + 0.034, bytes_received=40)
+    times.outputs["bee"] = (start + 0.034, start + 0.034)
     times.sends += [InputSend("ant", start, start + 0.001, 60), InputSend("bee", start, start + 0.001, 60)]
     times.published = start + 0.035
     timings = {

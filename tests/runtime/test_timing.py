@@ -12,6 +12,7 @@ from legion_iot.wire.messages import (
     AssignedStep,
     Assignment,
     Fragment,
+    Heard,
     ModelReference,
     PeerRegion,
     RegionBounds,
@@ -53,6 +54,7 @@ def test_a_steps_time_has_no_gap() -> None:
     timing = report.timing
     assert (timing.begun, timing.receiving, timing.queued, timing.seconds) == pytest.approx((2.0, 3.0, 1.0, 2.0))
     assert (timing.bytes_received, timing.bytes_sent) == (48, 0)
+    assert timing.heard == (Heard("bee", 0.0, 0.0), Heard("orchestrator", 3.0, 3.0))
 
     outputs = {2: np.zeros((4, 3, 1), np.float32)}
     send, report = machine.step(state, machine.StepDone(7, "r", 1, 1, outputs, 1.0, 110.0), 110.0)
@@ -67,7 +69,7 @@ def test_a_steps_time_has_no_gap() -> None:
 def test_arrivals_of_requests_that_never_run_are_bounded() -> None:
     arrivals = Arrivals()
     for number in range(3 * MAX_STEPS):
-        arrivals.note(f"r{number}", 0, float(number), 10)
+        arrivals.note(f"r{number}", 0, float(number), "bee", 10)
     assert len(arrivals) == MAX_STEPS
     assert arrivals.take("r0", 0) is None
     newest = arrivals.take(f"r{3 * MAX_STEPS - 1}", 0)
