@@ -2,7 +2,8 @@
 
 - Slow-down: a small network of convolutions, run on the device as its agent would, beside the processor time of a
   single thread while the others rest: first on one device after the other, then on all at once. Asked for is one over
-  the CPU share.
+  the CPU share. A quota gives a share of the processor as fast as it is at the moment, so it is compared with runs just
+  before and after; the throttle gives a share of the least time it has seen, so it is compared with the least.
 - Link: payload bytes per second up and down, received by a program at the broker's place, beside the rate that was
   asked for (the headers of the packets are part of that), on one device after the other, and on all at once.
 - Delay: half the round trip of 9 bytes, less the same at the broker's place, beside what was asked for; devices without
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from legion_iot.bench.report import BenchReport, Check
 from legion_iot.errors import AgentError
@@ -108,6 +109,17 @@ class _Measured:
     def median(self, name: str) -> float:
         return statistics.median(self.figures[name])
 
+    @property
+    def throttled(self) -> bool:
+        return self.state.cpu_by == "throttle"
+
+    def slowdown(self, held: str) -> float:
+        """A throttle goes by the least time it has ever seen, a quota by the processor as fast as it is at present."""
+        free = self.figures["free_ms"]
+        if self.throttled:
+            free = [min(free)] * len(free)
+        return statistics.median(h / f for h, f in zip(self.figures[held], free, strict=True))
+
 
 def _test(lab: LabState, prefix: str, effort: Effort, progress: Progress) -> tuple[list[dict[str, Any]], list[Check]]:
     rounds, seconds = effort.rounds, effort.seconds
@@ -127,11 +139,12 @@ def _test(lab: LabState, prefix: str, effort: Effort, progress: Progress) -> tup
 
 def _alone(each: _Measured, probe: _Probes, seconds: float) -> None:
     link = each.state.device.link
-    before = probe.compute.ask("free", FREE_RUNS)
+    free = "least" if each.throttled else "free"
+    before = probe.compute.ask(free, FREE_RUNS)
     paced = probe.compute.ask("held", seconds)
-    free = (before + probe.compute.ask("free", FREE_RUNS)) / 2
-    each.note("free_ms", free * 1e3)
-    each.note("slowdown", paced / free)
+    after = probe.compute.ask(free, FREE_RUNS)
+    each.note("free_ms", (min(before, after) if each.throttled else (before + after) / 2) * 1e3)
+    each.note("held_ms", paced * 1e3)
     each.note("up", _mbit(probe.link.ask("up", _bytes(link.up_mbit, seconds))))
     each.note("down", _mbit(probe.link.ask("down", _bytes(link.down_mbit, seconds))))
     # What any two programs on this machine need is no property of the link.
@@ -142,7 +155,7 @@ def _all_at_once(measured: Sequence[_Measured], probes: Sequence[_Probes], secon
     for probe in probes:
         probe.compute.order("held", seconds)
     for each, probe in zip(measured, probes, strict=True):
-        each.note("slowdown_loaded", probe.compute.answer() / (each.figures["free_ms"][-1] / 1e3))
+        each.note("held_loaded_ms", probe.compute.answer() * 1e3)
     for direction in ("up", "down"):
         for each, probe in zip(measured, probes, strict=True):
             link = each.state.device.link
@@ -169,18 +182,20 @@ def _row(each: _Measured, prefix: str) -> dict[str, Any]:
         "asked_up_mbit": device.link.up_mbit,
         "asked_down_mbit": device.link.down_mbit,
         "asked_delay_ms": device.link.delay_ms,
+        "slowdown": each.slowdown("held_ms"),
+        "slowdown_loaded": each.slowdown("held_loaded_ms"),
         **{name: each.median(name) for name in each.figures},
     }
 
 
 def _checks(each: _Measured, prefix: str) -> Iterator[Check]:
     device = each.state.device
-    asked = {"slowdown": 1 / device.cpu_share, "up": device.link.up_mbit, "down": device.link.down_mbit}
-    for name, wanted in asked.items():
+    for held, when in (("held_ms", "alone"), ("held_loaded_ms", "all at once")):
+        yield _check(f"{prefix}{device.name}: slow-down / asked, {when}", each.slowdown(held) * device.cpu_share)
+    for name, wanted in (("up", device.link.up_mbit), ("down", device.link.down_mbit)):
         for kind, when in (("", "alone"), ("_loaded", "all at once")):
             if wanted is not None:
-                value = each.median(name + kind) / wanted
-                yield _check(f"{prefix}{device.name}: {name.replace('slowdown', 'slow-down')} / asked, {when}", value)
+                yield _check(f"{prefix}{device.name}: {name} / asked, {when}", each.median(name + kind) / wanted)
     if device.link.delay_ms:
         yield _check(f"{prefix}{device.name}: delay / asked", each.median("delay_ms") / device.link.delay_ms)
 
@@ -231,19 +246,21 @@ class _Probes:
 class _Program:
     """A running `legion_iot.lab.meter`, asked and answering line by line."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
         self._name = name
         self._process = process
+        self._errors = errors
 
     @classmethod
     def start(cls, name: str, prefix: Sequence[str], arguments: Sequence[str], stack: contextlib.ExitStack) -> _Program:
         """Until it says that it is ready; `stack` ends it. Raises AgentError."""
+        errors = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 — the stack closes it
         process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "legion_iot.lab.meter", *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0,
             env={**os.environ, "PYTHONSAFEPATH": "1"}, start_new_session=True,
         )  # fmt: skip
-        made = cls(name, process)
+        made = cls(name, process, errors)
         stack.callback(made._end)
         made._line()
         return made
@@ -275,12 +292,16 @@ class _Program:
                 raise AgentError(f"{self._name}: no measurement within {ANSWER_TIMEOUT:g} s; is the machine busy?")
             piece = self._process.stdout.read(4096)
             if not piece:
-                raise AgentError(f"{self._name}: the measuring program ended early; run the bench again")
+                raise AgentError(f"{self._name}: the measuring program ended early ({self._last_words()})")
             line += piece
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise AgentError(f"{self._name}: {answer['error']}; run the bench again")
         return answer
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        return (self._errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
 
     def _end(self) -> None:
         self._process.kill()

@@ -82,7 +82,9 @@ def _answer(sock: socket.socket) -> None:
         _tune(sock)
         try:
             while True:
+                sock.settimeout(None)  # the other devices have their turns before the next order
                 order, count = _HEAD.unpack(_exactly(sock, _HEAD.size))
+                sock.settimeout(PATIENCE)
                 if order == b"u":
                     sock.sendall(_SECONDS.pack(_take(sock, count)))
                 elif order == b"d":
@@ -142,7 +144,7 @@ def _tune(sock: socket.socket) -> None:
 
 
 def _compute(model: Path, threads: int, xnnpack: bool, share: float | None) -> None:
-    """Orders: `free RUNS` (one thread, not slowed by us), `held SECONDS` (as the device computes)."""
+    """Orders: `free RUNS` or `least RUNS` (one thread, not slowed by us), `held SECONDS` (as the device computes)."""
     # Imported here: the other clients need none of it.
     from legion_iot.model import tflite  # noqa: PLC0415
     from legion_iot_agent.executor import seeded_inputs  # noqa: PLC0415
@@ -167,8 +169,9 @@ def _compute(model: Path, threads: int, xnnpack: bool, share: float | None) -> N
     _say({})
     for line in sys.stdin:
         what, amount = line.split()
-        if what == "free":
-            _say({"value": statistics.median(_processor_time(run_free) for _ in range(int(amount)))})
+        if what in ("free", "least"):
+            times = [_processor_time(run_free) for _ in range(int(amount))]
+            _say({"value": min(times) if what == "least" else statistics.median(times)})
         else:
             _say(_pace(run_held, float(amount)))
 
