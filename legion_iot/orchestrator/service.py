@@ -46,7 +46,7 @@ from legion_iot.wire.messages import (
     TileTiming,
 )
 from legion_iot.wire.quantised import EXACT
-from legion_iot.wire.tensors import INBOX, PIECE, fragments, region_of
+from legion_iot.wire.tensors import INBOX, PIECE, fragment_buffers, region_of
 from legion_iot.wire.topics import AgentTopic, InboxTopic, InferTopic, ReportTopic, Topics, check_model_name
 
 log = logging.getLogger("legion-orchestrator")
@@ -150,7 +150,7 @@ class OrchestratorService:
     def _step(self, event: machine.Event) -> None:
         now = time.monotonic()
         if isinstance(event, machine.FragmentArrived):
-            self._clock.received(event.header.request, now, len(event.body))
+            self._clock.received(event.header.request, event.sender, now, len(event.body))
         elif isinstance(event, machine.RequestArrived):
             self._clock.begin(event.request, self._taken, now)
         for effect in machine.step(self.state, event, now):
@@ -219,7 +219,7 @@ class OrchestratorService:
         if not 0 < wanted.size <= PIECE:
             raise ProtocolError(f"{agent} asks for a chunk of {wanted.size} bytes")
         body = self._content[wanted.offset : wanted.offset + wanted.size]
-        payload = codec.pack(Chunk(wanted.sha256, wanted.offset), body)
+        payload = codec.pack(Chunk(wanted.sha256, wanted.offset)), body
         self._links.data.publish(self._topics.inbox(agent, "orchestrator"), payload)
 
     # --- effects ---
@@ -229,7 +229,7 @@ class OrchestratorService:
             case machine.SendRegion(target=target, header=header, values=values):
                 start = time.monotonic()
                 whole = (0, values.shape[0], 0, values.shape[1])
-                for payload in fragments(header, values, region_of(whole)):
+                for payload in fragment_buffers(header, values, region_of(whole)):
                     self._links.data.publish(self._topics.inbox(target, "orchestrator"), payload)
                 size = region_of(header.region).area * values.shape[2] * values.itemsize
                 self._clock.sent(header.request, target, start, size)
