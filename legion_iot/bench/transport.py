@@ -47,7 +47,7 @@ BURST = 32  # payloads
 LEAST_ROUNDS = 5
 CPU_ROUNDS = {True: 4, False: 10}
 CPU_MAPS = 8
-SECONDS = {True: {1: 3.0, 2: 3.0, 3: 4.0, 4: 12.0}, False: {1: 10.0, 2: 10.0, 3: 15.0, 4: 60.0}}
+SECONDS = {True: {1: 3.0, 2: 3.0, 3: 4.0, 4: 18.0}, False: {1: 10.0, 2: 10.0, 3: 15.0, 4: 60.0}}
 RELAY = "TCP relay"
 
 Progress = Callable[[str, float | None], None]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import select
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -161,3 +166,47 @@ def test_what_is_no_mqtt_ends_the_link() -> None:
         theirs.sendall(b"\x34\x05\x00\x01t\x00\x07")
         with pytest.raises(ConnectionError, match="no MQTT"):
             wrapped.recv(10)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_over_tls(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+         "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    client = ssl.create_default_context(cafile=str(certificate))
+    body, got = bytes(range(256)) * 4000, bytearray()
+    data = b"".join(message(b"t", body[: number * 100_000]) + PUBACK for number in range(8))
+
+    def serve() -> None:
+        with server.wrap_socket(theirs, server_side=True) as secure:
+            while len(got) < 4 + len(body):
+                got.extend(secure.recv(1 << 16))
+            secure.sendall(data)
+            secure.recv(1)
+
+    plain, theirs = tcp_pair()
+    server_thread = threading.Thread(target=serve)
+    server_thread.start()
+    ours = client.wrap_socket(plain, server_hostname="localhost")
+    ours.setblocking(False)
+    found: list[Publish] = []
+    wrapped = PacketSocket(ours, found.append)
+    left, control = Parts(b"head", body), b""
+    with closing(ours):
+        while left:
+            try:
+                left = left[wrapped.send(left) :]
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                select.select([], [wrapped], [], 1)
+        while control.count(PUBACK) < 8:
+            assert wrapped.pending() or select.select([wrapped], [], [], 20)[0]
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+                control += wrapped.recv(100)
+    server_thread.join(20)
+    assert bytes(got) == b"head" + body
+    assert [packet.payload for packet in found] == [body[: number * 100_000] for number in range(8)]
