@@ -66,7 +66,10 @@ def demo(
     if image is not None and not image.is_file():
         raise InputError(f"{image}: no such picture; give the path of a JPEG or PNG file (--image)")
     for path, flag in ((save, "--save"), (trace, "--trace")):
-        if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+        if path is None:
+            continue
+        # A file is put in the place of what is there, which must not happen to a device.
+        if (path.exists() and not path.is_file()) or not os.access(path.absolute().parent, os.W_OK):
             raise InputError(f"{path}: cannot be written; choose another place ({flag})")
     with progress_line(quiet=as_json) as progress:
         progress(f"looking for {model}", None)

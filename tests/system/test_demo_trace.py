@@ -42,7 +42,7 @@ def test_the_trace_of_a_small_network(stage: Stage, photograph: Path, tmp_path: 
 
 
 def test_places_where_no_trace_can_go(stage: Stage, photograph: Path, tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nowhere" / "trace.json"):
+    for path in (tmp_path, tmp_path / "nowhere" / "trace.json", Path("/dev/null")):
         done = stage.run("demo", "--image", str(photograph), "--trace", str(path))
         assert done.returncode == 3
         assert done.stderr.splitlines() == [f"legion: {path}: cannot be written; choose another place (--trace)"]
