@@ -38,7 +38,10 @@ def up(
     count = len(state.devices)
     out.print(f"{state.name} is up: {count} device{'s' if count > 1 else ''}", markup=False, soft_wrap=True)
     _show(state)
-    out.print("use it with: legion orchestrator run MODEL --broker " + state.broker, markup=False, soft_wrap=True)
+    topic = "" if state.base_topic == "legion" else f" --base-topic {state.base_topic}"
+    out.print(
+        f"use it with: legion orchestrator run MODEL --broker {state.broker}{topic}", markup=False, soft_wrap=True
+    )
 
 
 def find(spec: Path | None, preset: str | None) -> LabSpec:

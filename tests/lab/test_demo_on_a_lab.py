@@ -12,7 +12,7 @@ from tests.system.conftest import Stage, wait_until
 from tests.system.conftest import photograph as photograph  # noqa: PLC0414 — a fixture of the system tests
 from tests.system.networks import residual_classifier
 
-from .test_labs import WAYS, status
+from .test_labs import WAYS, made_in_the_kernel, status, traces
 
 SPEC = """
 [[device]]
@@ -57,6 +57,22 @@ def test_the_demo_says_what_the_devices_are(stage: Stage, photograph: Path, tmp_
     assert "f1: rk3399, 0.18 of a core" in done.stdout
     assert "o1: xu4, 0.14 of a core" in done.stdout
     assert "bit for bit" in done.stdout
+
+
+@pytest.mark.parametrize("moment", ["starting 2 devices", "sending"])
+def test_a_killed_demo_takes_its_lab_along(
+    stage: Stage, photograph: Path, spec: Path, tmp_path: Path, moment: str
+) -> None:
+    model = residual_classifier(tmp_path / "net.tflite")
+    program = stage.start(
+        "legion", "demo", "--image", str(photograph), "--model", str(model), "--lab", str(spec), "--requests", "500"
+    )
+    program.wait_for_line(moment)
+    (identity,) = [path.name for path in (stage.temporary / "legion-lab").iterdir()]
+    program.process.kill()
+    wait_until(lambda: not stage.alive(), timeout=30)
+    assert traces(stage) == []
+    assert made_in_the_kernel(identity) == []
 
 
 @pytest.mark.parametrize(
