@@ -26,7 +26,7 @@ from legion_iot.lab.report import DemoReport, agent_report, compare, plan_report
 from legion_iot.lab.running import LabAgent, running_lab
 from legion_iot.lab.spec import LabSpec
 from legion_iot.lab.state import LabState
-from legion_iot.lab.timeline import TracedRequest
+from legion_iot.lab.timeline import TracedRequest, possible
 from legion_iot.lab.trace import chrome_trace
 from legion_iot.lab.whole_model import run_whole_model
 from legion_iot.model import tflite
@@ -306,7 +306,7 @@ def _trace(service: OrchestratorService, ended: Sequence[EndedRequest], setting:
     if state.routing is None:
         return None
     works = [(work.step, work.agent) for work in state.routing.works[:-1]]
-    timings = {key: {timing.request: timing for timing in state.timings.get(key, ())} for key in works}
+    timings = {key: {t.request: t for t in state.timings.get(key, ()) if possible(t)} for key in works}
     traced = [
         TracedRequest(request.result.request, request.times, {k: timings[k][request.result.request] for k in works})
         for request in ended

@@ -14,6 +14,8 @@ from legion_iot.orchestrator.times import RequestTimes
 from legion_iot.planning.routing import ORCHESTRATOR, Routing, Transfer
 from legion_iot.wire.messages import TileTiming
 
+MOST_SECONDS = 1e6  # of any duration an agent reports
+
 
 @dataclass(frozen=True, slots=True)
 class TracedRequest:
@@ -22,6 +24,13 @@ class TracedRequest:
     request: str
     times: RequestTimes
     timings: Mapping[tuple[int, str], TileTiming]
+
+
+def possible(timing: TileTiming) -> bool:
+    """Whether what an agent says can be: durations of no step last for longer than `MOST_SECONDS`."""
+    heard = [seconds for each in timing.heard for seconds in (each.first, each.last)]
+    durations = (timing.begun, timing.receiving, timing.queued, timing.seconds, timing.sending, *heard)
+    return all(0 <= seconds <= MOST_SECONDS for seconds in durations)
 
 
 @dataclass(frozen=True, slots=True)

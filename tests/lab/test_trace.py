@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from itertools import pairwise
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legion_iot.lab.alignment import Message, align
-from legion_iot.lab.timeline import Timeline, TracedRequest
+from legion_iot.lab.timeline import Timeline, TracedRequest, possible
 from legion_iot.lab.trace import chrome_trace
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.orchestrator.times import InputSend, RequestTimes
@@ -139,6 +140,14 @@ def test_true_offsets_lie_within_the_uncertainty(seed: int) -> None:
         if all(end is not None and end.uncertainty is not None for end in ends):
             sent = message.sent + aligned[message.sender].offset
             assert sent <= message.received + aligned[message.receiver].offset + 1e-6
+
+
+@pytest.mark.parametrize("field", ["begun", "receiving", "queued", "seconds", "sending"])
+@pytest.mark.parametrize("seconds", [-0.001, 1e300])
+def test_what_no_clock_can_have_measured_is_left_out(field: str, seconds: float) -> None:
+    sound = TileTiming(1, "r", 0, 0.1, 100)
+    assert possible(sound)
+    assert not possible(dataclasses.replace(sound, **{field: seconds}))
 
 
 def test_one_who_only_received_is_aligned_without_a_bound() -> None:
