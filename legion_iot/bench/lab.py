@@ -74,11 +74,12 @@ def run(lab: LabSpec | None, rootless: bool, effort: Effort, progress: Progress)
     Raises LegionError where the lab cannot be had or one of its devices fails.
     """
     up = find_up() if lab is None and not rootless else None
+    others = os.getloadavg()[0]
     if up is not None:
         rows, checks = _test(up, "", effort, progress)
         worst = max((abs(check.value - 1) * 100 for check in checks), default=0.0)
         write_result(up, all(check.ok for check in checks), worst)
-        return _report(up.name, up.devices, rows, checks)
+        return _report(up.name, others, up.devices, rows, checks)
     wanted = replace(lab or LAB, base_topic="legion-bench")
     rows, checks = [], []
     devices: tuple[DeviceState, ...] = ()
@@ -88,12 +89,19 @@ def run(lab: LabSpec | None, rootless: bool, effort: Effort, progress: Progress)
         rows += tested
         checks += found
         devices = state.devices
-    return _report(wanted.name, devices, rows, checks)
+    return _report(wanted.name, others, devices, rows, checks)
 
 
-def _report(name: str, devices: Sequence[DeviceState], rows: list[dict[str, Any]], checks: list[Check]) -> BenchReport:
+def _report(
+    name: str, others: float, devices: Sequence[DeviceState], rows: list[dict[str, Any]], checks: list[Check]
+) -> BenchReport:
     cores = sum(each.device.cpu_share for each in devices)
-    return BenchReport("lab", {"lab": name, "devices": len(devices), "cores": round(cores, 3)}, rows, checks)
+    return BenchReport(
+        "lab",
+        {"lab": name, "devices": len(devices), "cores": round(cores, 3), "load before": round(others, 2)},
+        rows,
+        checks,
+    )
 
 
 @dataclass(slots=True)
