@@ -65,11 +65,11 @@ class Effort:
     seconds: float
 
 
-FULL, QUICK = Effort(5, 1.6), Effort(3, 1.0)
+FULL, QUICK = Effort(5, 1.6), Effort(1, 1.0)
 
 
 def run(lab: LabSpec | None, rootless: bool, effort: Effort, progress: Progress) -> BenchReport:
-    """Test `lab`, or the one that is up, or one of our own; as root with the kernel's means, then without.
+    """Test `lab`, or the one that is up, or one of our own; as root with the kernel's means, then (not quick) without.
 
     Raises LegionError where the lab cannot be had or one of its devices fails.
     """
@@ -83,7 +83,11 @@ def run(lab: LabSpec | None, rootless: bool, effort: Effort, progress: Progress)
     wanted = replace(lab or LAB, base_topic="legion-bench")
     rows, checks = [], []
     devices: tuple[DeviceState, ...] = ()
-    for without in (True,) if rootless or os.geteuid() else (False, True):
+    if rootless or os.geteuid():
+        paths: tuple[bool, ...] = (True,)
+    else:
+        paths = (False,) if effort is QUICK else (False, True)
+    for without in paths:
         with running_lab(wanted, "bench", lambda text: progress(text, None), without) as state:
             tested, found = _test(state, "rootless " if without else "", effort, progress)
         rows += tested

@@ -37,7 +37,7 @@ def cut(
 def lab(
     lab: str | None = typer.Option(None, help="A preset, or a TOML file.  [default: the lab that is up, or its own]"),
     rootless: bool = typer.Option(False, "--rootless", help="Test only the way that needs no root."),
-    quick: bool = typer.Option(False, "--quick", help="Fewer rounds; under two minutes on two cores."),
+    quick: bool = typer.Option(False, "--quick", help="Fewer rounds; under 50 s on two cores."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """What the devices of a lab are asked to be, beside what they are: processor, link rate, delay.
