@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from legion_iot.errors import ProtocolError
 from legion_iot.runtime.arrivals import Arrival, Arrivals
 from legion_iot.runtime.exchange import Exchange, TensorForm, wire_between
+from legion_iot.runtime.fetch import Fetch
 from legion_iot.wire.messages import (
     Assignment,
     Chunk,
@@ -44,11 +45,6 @@ from legion_iot.wire.messages import (
     TileTiming,
 )
 from legion_iot.wire.tensors import Array, region_of, wire_bytes
-
-CHUNK = 256 << 10  # bytes
-CHUNKS_IN_FLIGHT = 8
-CHUNK_TIMEOUT = 5.0  # seconds
-CHUNK_ATTEMPTS = 5
 
 # --- events ---
 
@@ -219,17 +215,6 @@ Effect = (
 
 
 @dataclass(slots=True)
-class Fetch:
-    """A model being fetched: which chunks are under way since when, and the newest command that waits for it."""
-
-    model: ModelReference
-    next_offset: int = 0
-    in_flight: dict[int, float] = field(default_factory=dict)
-    attempts: int = 0
-    command: Command | None = None
-
-
-@dataclass(slots=True)
 class State:
     """All an agent remembers. Only `step` changes it."""
 
@@ -303,30 +288,16 @@ def _start_fetch(state: State, model: ModelReference, now: float, command: Comma
 
 
 def _ask(fetch: Fetch, now: float) -> list[Effect]:
-    effects: list[Effect] = []
-    while len(fetch.in_flight) < CHUNKS_IN_FLIGHT and fetch.next_offset < fetch.model.size:
-        fetch.in_flight[fetch.next_offset] = now
-        effects.append(AskChunk(_chunk_request(fetch, fetch.next_offset)))
-        fetch.next_offset += CHUNK
-    return effects
-
-
-def _chunk_request(fetch: Fetch, offset: int) -> ChunkRequest:
-    return ChunkRequest(fetch.model.sha256, offset, min(CHUNK, fetch.model.size - offset))
+    return [AskChunk(request) for request in fetch.ask(now)]
 
 
 def _chunk(state: State, event: ChunkArrived, now: float) -> list[Effect]:
-    fetch, chunk = state.fetch, event.chunk
-    if fetch is None or chunk.sha256 != fetch.model.sha256 or chunk.offset not in fetch.in_flight:
+    fetch = state.fetch
+    if fetch is None or not fetch.take(event.chunk, len(event.body)):
         state.dropped += 1
         return []
-    if len(event.body) != _chunk_request(fetch, chunk.offset).size:
-        state.dropped += 1
-        return []
-    del fetch.in_flight[chunk.offset]
-    fetch.attempts = 0
-    effects: list[Effect] = [StoreChunk(chunk, event.body), *_ask(fetch, now)]
-    if not fetch.in_flight:
+    effects: list[Effect] = [StoreChunk(event.chunk, event.body), *_ask(fetch, now)]
+    if fetch.is_complete:
         effects.append(FinishModel(fetch.model))
     return effects
 
@@ -364,19 +335,13 @@ def _fetch_assigned(state: State, ended: Fetch, now: float) -> list[Effect]:
 
 
 def _tick(state: State, now: float) -> list[Effect]:
-    fetch = state.fetch
-    if fetch is None:
+    if state.fetch is None:
         return []
-    late = [offset for offset, asked in fetch.in_flight.items() if now - asked > CHUNK_TIMEOUT]
-    if not late:
-        return []
-    fetch.attempts += 1
-    if fetch.attempts > CHUNK_ATTEMPTS:
-        reason = f"model {fetch.model.name} cannot be fetched: the orchestrator does not answer"
-        return _fetch_failed(state, fetch, reason, now)
-    for offset in late:
-        fetch.in_flight[offset] = now
-    return [AskChunk(_chunk_request(fetch, offset)) for offset in late]
+    requests = state.fetch.ask_again(now)
+    if requests is None:
+        reason = f"model {state.fetch.model.name} cannot be fetched: the orchestrator does not answer"
+        return _fetch_failed(state, state.fetch, reason, now)
+    return [AskChunk(request) for request in requests]
 
 
 def _loaded(state: State, event: Loaded, now: float) -> list[Effect]:

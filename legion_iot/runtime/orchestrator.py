@@ -29,11 +29,11 @@ from legion_iot.model.blocks import Network
 from legion_iot.planning.plan import Plan, check
 from legion_iot.planning.planners.balanced import balanced
 from legion_iot.planning.routing import ORCHESTRATOR, Routing, route
+from legion_iot.runtime.assignment import assignment_of
 from legion_iot.runtime.exchange import Exchange, tensor_forms
 from legion_iot.wire.messages import (
     AgentInfo,
     AgentState,
-    AssignedStep,
     Assignment,
     Command,
     Failed,
@@ -42,7 +42,6 @@ from legion_iot.wire.messages import (
     PeerRegion,
     Profile,
     Ready,
-    TensorRegion,
     TileTiming,
 )
 from legion_iot.wire.quantised import EXACT
@@ -436,27 +435,6 @@ def _new_epoch(state: State, members: list[str], now: float) -> list[Effect]:
         record.task, record.busy_since = "load", now
         effects.append(Assign(name, assignment_of(state.epoch, state.model, routing, name, state.wire)))
     return [*_phase(state, "assigning", ", ".join(members)), *effects]
-
-
-def assignment_of(epoch: int, model: ModelReference, routing: Routing, agent: str, wire: str = EXACT) -> Assignment:
-    """One agent's part of a plan, as it is told."""
-    steps = tuple(
-        AssignedStep(
-            work.step,
-            work.units,
-            tuple(TensorRegion(t, bounds(region)) for t, region in work.inputs.items()),
-            tuple(TensorRegion(t, bounds(region)) for t, region in work.outputs.items()),
-        )
-        for work in routing.works
-        if work.agent == agent
-    )
-    receives = tuple(
-        PeerRegion(t.step, t.tensor, bounds(t.region), t.source) for t in routing.transfers if t.target == agent
-    )
-    sends = tuple(
-        PeerRegion(t.step, t.tensor, bounds(t.region), t.target) for t in routing.transfers if t.source == agent
-    )
-    return Assignment(epoch, model, steps, receives, sends, wire)
 
 
 def _start_requests(state: State, now: float) -> list[Effect]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from legion_iot.runtime import agent as machine
-from legion_iot.runtime.agent import CHUNK, CHUNK_ATTEMPTS, CHUNK_TIMEOUT, CHUNKS_IN_FLIGHT
 from legion_iot.runtime.exchange import TensorForm
+from legion_iot.runtime.fetch import CHUNK, CHUNK_ATTEMPTS, CHUNK_TIMEOUT, CHUNKS_IN_FLIGHT
 from legion_iot.wire.messages import (
     AssignedStep,
     Assignment,

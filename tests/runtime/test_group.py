@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from legion_iot.runtime.agent import CHUNK
+from legion_iot.runtime.fetch import CHUNK
 from legion_iot.runtime.orchestrator import QUEUE, REQUEST_TIMEOUT, WINDOW, WORK_TIMEOUT
 from tests.runtime.group import Group, Temper
 from tests.runtime.networks import NETWORKS
