@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,3 +67,8 @@ def find_model(model: str, progress: Callable[[str, float | None], None]) -> tup
         name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._")[:32]
         return path, name or "model"
     return zoo.get(model, progress).path, model
+
+
+def finite(value: float) -> float | None:
+    """For JSON, which has no infinity; null says that two outputs cannot be compared."""
+    return value if math.isfinite(value) else None

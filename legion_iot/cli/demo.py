@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import tempfile
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from legion_iot import zoo
-from legion_iot.cli.console import check_wire, err, find_model, progress_line
+from legion_iot.cli.console import check_wire, err, find_model, finite, progress_line
 from legion_iot.cli.demo_tables import show, show_trace
 from legion_iot.cli.lab import lab_json
 from legion_iot.errors import InputError, UsageError
@@ -178,8 +177,8 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
         "picture": None if saved is None else str(saved),
         "trunk_ended_by": report.trunk_ended_by or None,
         "exact": report.exact,
-        "max_abs_error": _finite(report.max_abs_error),
-        "max_rel_error": _finite(report.max_rel_error),
+        "max_abs_error": finite(report.max_abs_error),
+        "max_rel_error": finite(report.max_rel_error),
         "bound": report.bound,
         "top_class_stays": report.top_class_stays,
         "latency_ms": {
@@ -198,8 +197,3 @@ def _tile_json(tile: TileReport) -> dict[str, Any]:
         "ms": round(tile.milliseconds, 3),
         "bytes_sent": tile.bytes_sent,
     }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity; null says that the two outputs cannot be compared."""
-    return value if math.isfinite(value) else None

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from legion_iot.cli.console import check_wire, err, find_model, out, progress_line
+from legion_iot.cli.console import check_wire, err, find_model, finite, out, progress_line
 from legion_iot.errors import UsageError
 
 TIMEOUT = 1800.0  # seconds for one verification
@@ -52,7 +52,8 @@ def verify(
     report = {"schema": 1, "ok": verdict.ok, "exact": verdict.exact, "model": name, **asdict(verdict)}
     del report["where"]
     if as_json:
-        typer.echo(json.dumps(report))
+        errors = {key: finite(report[key]) for key in ("max_abs_error", "max_rel_error")}
+        typer.echo(json.dumps({**report, **errors}))
     else:
         _print(report)
     if not verdict.trunk_units:
