@@ -163,8 +163,7 @@ def test_killed_while_it_starts(stage: Stage, spec: Path, way: str, delay: float
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_told_to_end_while_it_starts(stage: Stage, spec: Path, number: signal.Signals) -> None:
-    program, identity = _starting(stage, spec, "")
-    time.sleep(0.5)
+    program, identity = _starting(stage, spec, "")  # its agents take longer to start than we to say so
     program.process.send_signal(number)
     assert program.process.wait(60) == 130
     assert stage.alive() == {}
