@@ -41,7 +41,8 @@ def show(report: DemoReport, saved: Path | None) -> None:
     out.print(
         f"latency: median {median:.1f} ms of {len(report.latencies_ms)} request{'s' * (len(report.latencies_ms) > 1)} "
         f"({min(report.latencies_ms):.1f}–{max(report.latencies_ms):.1f}), published to answered\n"
-        f"whole model on one device: {report.single_device_ms:.1f} ms, computing only",
+        f"whole model on {'one' if report.lab is None else 'the fastest'} device: {report.single_device_ms:.1f} ms, "
+        "computing only",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     if report.exact:

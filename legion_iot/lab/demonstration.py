@@ -1,7 +1,7 @@
 """The main job from end to end on one machine: a picture in, an answer out, computed by several agent processes.
 
 Everything is real: the agents are processes of their own, the picture goes in by an MQTT publish like any client's, and
-what comes out is compared with the whole model, run by the same runtime in this process.
+what comes out is compared with the whole model, run by the same runtime.
 """
 
 from __future__ import annotations
@@ -112,6 +112,9 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
         size = seen_size(payload, graph, description)
         report = _report(options, kind, agents, group, (results, ended, latencies), (reference, single_ms), size)
         trace = _trace(group.service, ended, f"{options.model_name} over {kind}") if options.traced else None
+        if lab is not None:  # a single device of the lab is as slow as the others
+            fastest = min(agent.whole_model_ms for agent in report.agents)
+            report = dataclasses.replace(report, single_device_ms=fastest)
         return dataclasses.replace(report, lab=lab, trace=trace)
 
 

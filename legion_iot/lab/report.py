@@ -54,6 +54,7 @@ class AgentReport:
 class DemoReport:
     """What happened. Latencies are milliseconds from publish to answer, as the client saw them.
 
+    `single_device_ms` is a run of the whole model on one thread of this machine, or on the fastest device of a lab.
     `exact` says that every output of every request equals the whole model's to the bit. `trunk_ended_by` names the op
     that ends the trunk, empty where nothing does; without blocks it is why the whole model ran on one agent. `wire` is
     how float32 maps had to travel between agents, and `wire_used` whether there were any. `top_class_stays` says of a
