@@ -132,18 +132,6 @@ class Stage:
                 os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def signals_as_in_a_terminal() -> Iterator[None]:
-    """Programs inherit ignored signals, as `nohup` and `&` in scripts have them; ours shall heed all of them."""
-    numbers = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
-    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
-
-
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One zoo for all tests, never the user's."""
