@@ -111,19 +111,21 @@ def compare(runs: list[tuple[Array, ...]], reference: list[Array]) -> tuple[bool
 
 def plan_report(service: OrchestratorService) -> tuple[tuple[BlockReport, ...], TileReport | None]:
     state, graph = service.state, service.network.graph
-    if state.plan is None:
+    if state.plan is None or state.routing is None:
         raise AgentError("an agent left the group after the last request; run the demo again")
     blocks = []
-    for step, block in enumerate(state.plan.blocks):
+    for number, block in enumerate(state.plan.blocks):
+        steps = [work.step for work in state.routing.works if work.block == number and not work.gathers]
         tiles = tuple(
-            _tile_report(service, step, tile.agent, (tile.region.rows.start, tile.region.rows.stop))
+            _tile_report(service, min(steps), tile.agent, (tile.region.rows.start, tile.region.rows.stop))
             for tile in block.tiles
         )
         shape = graph.tensors[service.network.units[block.last].reference].shape
         blocks.append(BlockReport((block.first, block.last), shape, tiles))
     tail = None
     if service.network.tail:
-        tail = _tile_report(service, len(state.plan.blocks), state.plan.tail_agent, (0, 0))
+        step = next(work.step for work in state.routing.works if work.block is None)
+        tail = _tile_report(service, step, state.plan.tail_agent, (0, 0))
     return tuple(blocks), tail
 
 

@@ -87,7 +87,7 @@ class Timeline:
 
     def spans(self, traced: TracedRequest) -> list[Span]:
         """Everything that was measured for a request, in order of time."""
-        times, answer = traced.times, self._routing.answer_step
+        times, answer = traced.times, self._routing.answers[0].step
         spans = [Span(ORCHESTRATOR, "sending", None, s.start, s.end, s.size) for s in times.sends]
         if spans:
             spans.append(Span(ORCHESTRATOR, "queued", None, times.arrived, spans[0].start))
@@ -118,7 +118,7 @@ class Timeline:
     def _path(self, traced: TracedRequest) -> dict[str, float]:
         """From the answer back to the arrival, at each step along the input that came last."""
         path = dict.fromkeys(("orchestrator", "sending", "transit", "queued", "computing"), 0.0)
-        step, who, now = self._routing.answer_step, ORCHESTRATOR, traced.times.ended
+        step, who, now = self._routing.answers[0].step, ORCHESTRATOR, traced.times.ended
 
         def spend(kind: str, until: float) -> None:
             nonlocal now

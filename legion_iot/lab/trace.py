@@ -80,7 +80,7 @@ class _Writer:
         self._pids = pids
         self._zero = min((traced.times.taken for traced in requests), default=0.0)
         self._labels = {work.step: _label(work.step, work.units) for work in routing.works}
-        self._labels[routing.answer_step] = "outputs"
+        self._labels[routing.answers[0].step] = "outputs"
         self._arrow = 0
 
     def _event(self, phase: str, name: str, who: str, row: str, at: float, **more: Any) -> Event:

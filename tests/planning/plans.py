@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 
@@ -19,7 +20,15 @@ def cuts(size: int, parts: int, draw: random.Random) -> list[Interval]:
 
 
 def random_plan(network: Network, draw: random.Random) -> Plan:
-    """Blocks of random length; tiles in rows, or in rows and columns; agents in random order, some idle."""
+    """Blocks of random length; tiles in rows, or in rows and columns; agents in random order, some idle.
+
+    One in two has a hub, some tiles are computed in parts, and one in three has replicas.
+    """
+    replicas = tuple(_random_turn(network, draw) for _ in range(draw.choice((0, 0, 1, 2))))
+    return dataclasses.replace(_random_turn(network, draw), replicas=replicas)
+
+
+def _random_turn(network: Network, draw: random.Random) -> Plan:
     count = len(network.units)
     bounds = [0, *sorted(draw.sample(range(1, count), draw.randrange(count))), count] if count else [0]
     blocks = []
@@ -29,5 +38,15 @@ def random_plan(network: Network, draw: random.Random) -> Plan:
         columns = cuts(shape[2], draw.choice((1, 1, 2)) if len(rows) < 3 else 1, draw)
         regions = [Region(r, c) for r in rows for c in columns]
         agents = draw.sample(AGENTS, len(regions))
-        blocks.append(Block(first, end - 1, tuple(Tile(a, r) for a, r in zip(agents, regions, strict=True))))
-    return Plan("random", tuple(blocks), draw.choice(AGENTS))
+        blocks.append(Block(first, end - 1, tuple(_tile(a, r, draw) for a, r in zip(agents, regions, strict=True))))
+    return Plan("random", tuple(blocks), draw.choice(AGENTS), draw.choice(("", draw.choice(AGENTS))))
+
+
+def _tile(agent: str, region: Region, draw: random.Random) -> Tile:
+    rows = region.rows
+    if len(rows) < 3 or draw.random() < 0.5:
+        return Tile(agent, region)
+    cut = [rows.start, *sorted(draw.sample(range(rows.start + 1, rows.stop), 2)), rows.stop]
+    parts = [Region(Interval(a, b), region.columns) for a, b in itertools.pairwise(cut)]
+    draw.shuffle(parts)
+    return Tile(agent, region, tuple(parts))

@@ -29,7 +29,7 @@ def test_sound_plans_pass_and_their_tiles_divide_every_output(name: str, seed: i
     for block in plan.blocks:
         counts: dict[int, np.ndarray] = {}
         for tile in block.tiles:
-            for tensor, region in tile_outputs(network, block, tile).items():
+            for tensor, region in tile_outputs(network, block, tile.region).items():
                 shape = network.graph.tensors[tensor].shape
                 count = counts.setdefault(tensor, np.zeros(shape[1:3], int))
                 count[region.rows.start : region.rows.stop, region.columns.start : region.columns.stop] += 1
@@ -130,4 +130,4 @@ def test_json_form() -> None:
     document = json.loads(json.dumps(to_json(_sound())))
     assert document["tail_agent"] == "bee"
     assert document["blocks"][0]["units"] == [0, 1]
-    assert document["blocks"][0]["tiles"][0] == {"agent": "ant", "rows": [0, 2], "columns": [0, 4]}
+    assert document["blocks"][0]["tiles"][0] == {"agent": "ant", "rows": [0, 2], "columns": [0, 4], "parts": []}

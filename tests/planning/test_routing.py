@@ -11,7 +11,7 @@ from legion_iot.model.blocks import Network
 from legion_iot.model.cut import cut_tail, cut_tile
 from legion_iot.model.geometry import Region
 from legion_iot.planning.plan import Plan, check
-from legion_iot.planning.routing import ORCHESTRATOR, Routing, route
+from legion_iot.planning.routing import ORCHESTRATOR, Routing, Work, route
 from tests.planning.plans import AGENTS, random_plan
 from tests.runtime.networks import NETWORKS
 
@@ -46,15 +46,19 @@ def test_each_needed_element_comes_once_from_its_maker(name: str, seed: int) -> 
     check(plan, network)
     routing = route(network, plan)
     _check_work(network, plan, routing)
-    made: dict[Element, tuple[int, str]] = {}  # who made it, in which step
+    for number in range(len(plan.turns)):
+        _check_turn(network, routing, [work for work in routing.works if work.replica == number])
+    steps = [work.step for work in routing.works]
+    assert steps == sorted(steps)
+    targets = {(work.step, work.agent) for work in routing.works}
+    assert {(part.step, part.target) for part in routing.transfers} <= targets
+
+
+def _check_turn(network: Network, routing: Routing, works: list[Work]) -> None:
+    made: dict[Element, tuple[int, str]] = {}  # who made it or gathered it last, in which step
     for tensor in network.graph.inputs:
         made |= dict.fromkeys(whole(network, tensor), (-1, ORCHESTRATOR))
-    for work in routing.works:
-        for tensor, region in work.outputs.items():
-            for element in elements(tensor, region):
-                assert element not in made, "made twice"
-                made[element] = (work.step, work.agent)
-    for work in routing.works:
+    for work in works:
         needed = {e for tensor, region in work.inputs.items() for e in elements(tensor, region)}
         sent = [
             (element, part.source)
@@ -68,26 +72,49 @@ def test_each_needed_element_comes_once_from_its_maker(name: str, seed: int) -> 
             step, maker = made[element]
             assert maker == source
             assert step < work.step
-    targets = {(work.step, work.agent) for work in routing.works}
-    assert {(part.step, part.target) for part in routing.transfers} <= targets
+        for tensor, region in work.outputs.items():
+            for element in elements(tensor, region):
+                assert (element in made) == work.gathers, "made twice, or gathered before it was made"
+                made[element] = (work.step, work.agent)
 
 
 def _check_work(network: Network, plan: Plan, routing: Routing) -> None:
-    """Inputs are those of the sub-models that devices will cut; the last work collects the network's outputs."""
-    for work in routing.works[:-1]:
+    """Inputs are those of the sub-models that devices will cut; the last works collect the network's outputs."""
+    for work in routing.works:
+        turn = plan.turns[work.replica]
+        if work.agent == ORCHESTRATOR:
+            continue
+        if work.gathers:
+            assert work.agent == turn.hub
+            assert work.inputs == work.outputs
+            continue
         if work.units is not None:
-            assert work.units == (plan.blocks[work.step].first, plan.blocks[work.step].last)
+            assert work.block is not None
+            assert work.units == (turn.blocks[work.block].first, turn.blocks[work.block].last)
             sub = cut_tile(network, network.block_ops(*work.units), work.outputs)
         else:
-            assert (work.step, work.agent) == (len(plan.blocks), plan.tail_agent)
+            assert (work.block, work.agent) == (None, turn.tail_agent)
             sub = cut_tail(network)
         assert dict(sub.inputs) == dict(work.inputs)
         assert dict(sub.outputs) == dict(work.outputs)
-    answer = routing.works[-1]
-    assert (answer.agent, answer.step, answer.outputs) == (ORCHESTRATOR, routing.answer_step, {})
-    collected = {e for tensor, region in answer.inputs.items() for e in elements(tensor, region)}
-    assert collected == {e for tensor in network.graph.outputs for e in whole(network, tensor)}
-    assert sum(work.units is None for work in routing.works[:-1]) == bool(network.tail)
+    assert [answer.replica for answer in routing.answers] == list(range(len(plan.turns)))
+    for answer in routing.answers:
+        assert answer.outputs == {}
+        collected = {e for tensor, region in answer.inputs.items() for e in elements(tensor, region)}
+        assert collected == {e for tensor in network.graph.outputs for e in whole(network, tensor)}
+    tails = [work for work in routing.works if work.block is None and work.agent != ORCHESTRATOR]
+    assert len(tails) == bool(network.tail) * len(plan.turns)
+
+
+def test_a_hub_is_between_all_others() -> None:
+    """With a hub, agents other than it get nothing from each other."""
+    network = NETWORKS["scales"]
+    plans = [random_plan(network, random.Random(seed)) for seed in range(40)]
+    for plan in (p for p in plans if p.hub and not p.replicas and p.hub == p.tail_agent):
+        parties = {plan.hub, ORCHESTRATOR}
+        assert all(
+            t.source in parties or t.target in parties or t.source == t.target for t in route(network, plan).transfers
+        )
 
 
 def test_one_agent_keeps_everything() -> None:
@@ -96,7 +123,7 @@ def test_one_agent_keeps_everything() -> None:
     draw = random.Random(4)
     while True:
         plan = random_plan(network, draw)
-        if len(plan.blocks) > 1 and len(plan.agents) == 1:
+        if len(plan.blocks) > 1 and len(plan.agents) == 1 and not plan.replicas:
             break
     travels = [t for t in route(network, plan).transfers if t.source != t.target]
     assert {(t.source, t.target) for t in travels} == {(ORCHESTRATOR, plan.tail_agent), (plan.tail_agent, ORCHESTRATOR)}

@@ -139,7 +139,7 @@ def _fragment(state: machine.State, name: str, form: TensorForm, rows: int) -> m
     width = state.network.graph.tensors[tensor].shape[2]
     assert state.routing is not None
     header = Fragment(
-        name, 1, state.epoch, state.routing.answer_step, tensor, (0, rows, 0, width), form.channels, form.dtype
+        name, 1, state.epoch, state.routing.answers[0].step, tensor, (0, rows, 0, width), form.channels, form.dtype
     )
     return machine.FragmentArrived("ant", header, memoryview(bytes(rows * width * form.channels * 4)))
 
