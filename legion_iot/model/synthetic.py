@@ -62,13 +62,13 @@ def yolov2(seed: int = 0) -> Graph:
     return net.finish(net.conv2d(x, 425, 1))
 
 
-def resnet18(seed: int = 0) -> Graph:
-    """ResNet-18 at 224×224, with projections (option B) where the shape changes.
+def resnet(name: str, blocks: tuple[int, ...], seed: int = 0) -> Graph:
+    """A ResNet of basic blocks at 224×224, with projections (option B) where the shape changes.
 
-    Strided layers pad on both sides (PAD, then VALID), as the published network and its PyTorch form do. Source: He
-    et al., CVPR 2016, table 1.
+    `blocks` counts the residual blocks of each stage. Strided layers pad on both sides (PAD, then VALID), as the
+    published network and its PyTorch form do. Source: He et al., CVPR 2016, table 1.
     """
-    net = GraphBuilder("resnet18", seed)
+    net = GraphBuilder(name, seed)
 
     def basic_block(x: int, channels: int, stride: int) -> int:
         trunk = x
@@ -82,9 +82,9 @@ def resnet18(seed: int = 0) -> Graph:
     x = net.pad(net.input((1, 224, 224, 3)), (3, 3), (3, 3))
     x = net.conv2d(x, 64, 7, stride=2, padding="valid", activation="relu")
     x = net.max_pool(net.pad(x, (1, 1), (1, 1)), 3, 2)
-    for stage, channels in enumerate((64, 128, 256, 512)):
-        x = basic_block(x, channels, 2 if stage else 1)
-        x = basic_block(x, channels, 1)
+    for stage, (channels, count) in enumerate(zip((64, 128, 256, 512), blocks, strict=True)):
+        for block in range(count):
+            x = basic_block(x, channels, 2 if stage and block == 0 else 1)
     x = net.fully_connected(net.global_mean(x), CLASSES, gain=LOGIT_GAIN)
     return net.finish(net.softmax(x))
 
@@ -142,7 +142,8 @@ NETWORKS: Mapping[str, Callable[[int], Graph]] = MappingProxyType(
         "vgg16": lambda seed: vgg("vgg16", (2, 2, 3, 3, 3), seed),
         "vgg19": lambda seed: vgg("vgg19", (2, 2, 4, 4, 4), seed),
         "yolov2": yolov2,
-        "resnet18": resnet18,
+        "resnet18": lambda seed: resnet("resnet18", (2, 2, 2, 2), seed),
+        "resnet34": lambda seed: resnet("resnet34", (3, 4, 6, 3), seed),
         "mobilenet-v1": mobilenet_v1,
         "mobilenet-v2": mobilenet_v2,
     }

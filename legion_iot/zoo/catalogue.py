@@ -227,6 +227,14 @@ _SYNTHETIC: tuple[ZooEntry, ...] = (
         description="residual classifier of 1000 classes",
     ),
     _synthetic(
+        "resnet34",
+        size=224,
+        gflop=7.328,
+        parameters=21_789_160,
+        source="He et al., CVPR 2016, table 1",
+        description="residual classifier of 1000 classes, with twice the residual blocks",
+    ),
+    _synthetic(
         "mobilenet-v1",
         size=224,
         gflop=1.137,

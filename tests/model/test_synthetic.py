@@ -19,11 +19,12 @@ PUBLISHED = {
     "vgg19": (19_508_428_800 + 512_000, 0.0),
     "yolov2": (29.46e9 / 2, 1e-3),  # Darknet reports 29.46 BFLOPs for yolov2.cfg at 416×416
     "resnet18": (1.814e9, 1e-3),  # 1.8 GFLOPs in the paper
+    "resnet34": (3.664e9, 1e-3),  # 3.6 GFLOPs in the paper
     "mobilenet-v1": (569e6, 1e-3),  # table 8 of the paper
     "mobilenet-v2": (300e6, 3e-3),  # table 4 of the paper
 }
 # Convolution and fully connected parameters; batch normalisation's four numbers per channel are one bias here.
-PARAMETERS = {"resnet18": 11.69e6, "mobilenet-v1": 4.2e6, "mobilenet-v2": 3.5e6, "yolov2": 50.98e6}
+PARAMETERS = {"resnet18": 11.69e6, "resnet34": 21.80e6, "mobilenet-v1": 4.2e6, "mobilenet-v2": 3.5e6, "yolov2": 50.98e6}
 # The digest of the written file: a change means that every bench result from before is about another network.
 DIGESTS = {"mobilenet-v1": "c15cded2034da87f", "mobilenet-v2": "7efff0a80428dc8d"}
 
@@ -84,6 +85,8 @@ def test_layer_tables() -> None:
     assert kinds["vgg19"].count("CONV_2D") == 16
     assert kinds["resnet18"].count("CONV_2D") == 20  # 17 and three projections
     assert kinds["resnet18"].count("ADD") == 8
+    assert kinds["resnet34"].count("CONV_2D") == 36  # 33 and three projections
+    assert kinds["resnet34"].count("ADD") == 16
     assert kinds["mobilenet-v1"].count("DEPTHWISE_CONV_2D") == 13
     assert kinds["mobilenet-v2"].count("DEPTHWISE_CONV_2D") == 17
     assert kinds["mobilenet-v2"].count("ADD") == 10
