@@ -13,14 +13,12 @@ import binascii
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from legion_iot.errors import UsageError
 from legion_iot.transport.matching import is_topic_filter, matches
-
-Access = Literal["read", "write"]
+from legion_iot.wire.access import Access, Grant
 
 # Each connection costs one hash on the broker's only thread: under 1 ms. Mosquitto's own default is 101.
 HASH_ITERATIONS = 1_000
@@ -42,6 +40,14 @@ def password_file(users: Mapping[str, str]) -> str:
         if not _is_user_name(user):
             raise UsageError(f"user name {user!r} cannot be used: leave out : / + # and control characters")
     return "".join(f"{user}:{hash_password(password)}\n" for user, password in users.items())
+
+
+def acl_file(members: Iterable[tuple[str, Iterable[Grant]]]) -> str:
+    """An ACL file for users and what each is granted; what no line grants is denied."""
+    lines = ["# Written by legion-iot from legion_iot/wire/access.py. What no line allows is denied."]
+    for user, granted in members:
+        lines += ["", f"user {user}", *(f"topic {grant.access} {grant.filter}" for grant in granted)]
+    return "\n".join(lines) + "\n"
 
 
 class Users:

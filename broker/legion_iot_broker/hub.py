@@ -11,7 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from legion_iot.transport.matching import FilterTree, matches
-from legion_iot_broker.access import Access, AccessList
+from legion_iot.wire.access import Access
+from legion_iot_broker.access import AccessList
 from legion_iot_broker.limits import BrokerLimits
 from legion_iot_broker.packets import (
     NO_MATCHING_SUBSCRIBERS,

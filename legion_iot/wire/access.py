@@ -1,0 +1,86 @@
+"""Who may read and write which topic: the one table behind every broker's access rules (docs/protocol.md).
+
+Nothing is allowed that does not stand here. An agent writes as itself only, since the sender stands in the topic; what
+it says of itself, what it is told and what it is sent are topics of its own name. Inputs are for the orchestrator only,
+and feature maps for the two whose names are in the topic: an observer sees neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from legion_iot.errors import UsageError
+from legion_iot.wire.topics import ORCHESTRATOR, Topics, check_agent_name
+
+Role: TypeAlias = Literal["agent", "orchestrator", "client", "observer"]
+Access: TypeAlias = Literal["read", "write"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+_ANY = "+"
+_SAID = ("state", "info", "metrics", "profile")  # by an agent, of itself
+_TOLD = ("assignment", "command")  # to an agent, by the orchestrator
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave to read or to write whatever matches an MQTT topic filter."""
+
+    access: Access
+    filter: str
+
+
+def check_member(role: str, name: str) -> Role:
+    """The role, when there is such a one and its member may have that name; raises UsageError."""
+    if role not in ROLES:
+        raise UsageError(f"there is no role {role!r}; give {', '.join(ROLES[:-1])} or {ROLES[-1]}")
+    if (role, name) != (ORCHESTRATOR, ORCHESTRATOR):
+        check_agent_name(name)
+    return role
+
+
+def grants(role: Role, name: str, topics: Topics) -> tuple[Grant, ...]:
+    """All that a member of that role and name may do below the base topic."""
+    read, write = _filters(role, name, topics)
+    return (*(Grant("write", each) for each in write), *(Grant("read", each) for each in read))
+
+
+def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str]]:
+    """What may be read, and what may be written."""
+    match role:
+        case "agent":
+            return (
+                [*(topics.agent(name, kind) for kind in _TOLD), topics.inbox(name, _ANY)],
+                [
+                    *(topics.agent(name, kind) for kind in _SAID),
+                    topics.report(name, _ANY),
+                    topics.inbox(_ANY, name),
+                    topics.inbox(ORCHESTRATOR, name),
+                ],
+            )
+        case "orchestrator":
+            return (
+                [
+                    *(topics.agent(_ANY, kind) for kind in _SAID),
+                    topics.report(_ANY, _ANY),
+                    topics.inbox(ORCHESTRATOR, _ANY),
+                    topics.infer(_ANY),
+                ],
+                [
+                    *(topics.agent(_ANY, kind) for kind in _TOLD),
+                    topics.inbox(_ANY, ORCHESTRATOR),
+                    topics.orchestrator_state(),
+                    topics.model(_ANY),
+                    topics.result(_ANY),
+                ],
+            )
+        case "client":
+            return [topics.result(_ANY), topics.model(_ANY), topics.orchestrator_state()], [topics.infer(_ANY)]
+        case "observer":
+            return [
+                *(topics.agent(_ANY, kind) for kind in (*_SAID, *_TOLD)),
+                topics.report(_ANY, _ANY),
+                topics.orchestrator_state(),
+                topics.model(_ANY),
+                topics.result(_ANY),
+            ], []

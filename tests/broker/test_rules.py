@@ -1,0 +1,177 @@
+"""Every topic of the protocol × every role, on a real Mosquitto and on the embedded broker.
+
+What is expected is docs/protocol.md's table, written out by hand for two agents.
+"""
+
+from __future__ import annotations
+
+import inspect
+import queue
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from legion_iot.errors import UsageError
+from legion_iot.transport import Message, TransportEvent
+from legion_iot.transport.paho import PahoConnection
+from legion_iot.wire.access import ROLES, check_member, grants
+from legion_iot.wire.topics import AGENT_KINDS, Topics
+from legion_iot_broker.access import acl_file
+from legion_iot_broker.launch import RunningBroker
+
+PATIENCE = 20.0
+MEMBERS = {"pi1": "agent", "pi2": "agent", "boss": "orchestrator", "phone": "client", "eye": "observer"}
+JUDGE = "judge"  # sees and says everything: it is the test's, not the table's
+
+# topic below the base: who writes, who reads
+TABLE: dict[str, tuple[set[str], set[str]]] = {
+    "agents/pi1/state": ({"pi1"}, {"boss", "eye"}),
+    "agents/pi1/info": ({"pi1"}, {"boss", "eye"}),
+    "agents/pi1/metrics": ({"pi1"}, {"boss", "eye"}),
+    "agents/pi1/profile": ({"pi1"}, {"boss", "eye"}),
+    "agents/pi1/command": ({"boss"}, {"pi1", "eye"}),
+    "agents/pi1/assignment": ({"boss"}, {"pi1", "eye"}),
+    "agents/pi1/report/ready": ({"pi1"}, {"boss", "eye"}),
+    "agents/pi1/report/failed": ({"pi1"}, {"boss", "eye"}),
+    "agents/pi1/report/timing": ({"pi1"}, {"boss", "eye"}),
+    "agents/pi1/inbox/pi2": ({"pi2"}, {"pi1"}),
+    "agents/pi1/inbox/pi1": ({"pi1"}, {"pi1"}),
+    "agents/pi1/inbox/orchestrator": ({"boss"}, {"pi1"}),
+    "agents/pi2/state": ({"pi2"}, {"boss", "eye"}),
+    "agents/pi2/command": ({"boss"}, {"pi2", "eye"}),
+    "agents/pi2/inbox/pi1": ({"pi1"}, {"pi2"}),
+    "orchestrator/inbox/pi1": ({"pi1"}, {"boss"}),
+    "orchestrator/inbox/pi2": ({"pi2"}, {"boss"}),
+    "orchestrator/state": ({"boss"}, {"phone", "eye"}),
+    "models/vgg16": ({"boss"}, {"phone", "eye"}),
+    "infer/vgg16": ({"phone"}, {"boss"}),
+    "infer/vgg16/result": ({"boss"}, {"phone", "eye"}),
+    # Nobody writes these.
+    "agents/pi1": (set(), set()),
+    "agents/pi1/mood": (set(), set()),
+    "agents/pi1/state/more": (set(), set()),
+    "agents/pi1/report": (set(), set()),
+    "agents/pi1/inbox/pi2/more": (set(), set()),
+    "agents/phone/state": (set(), {"boss", "eye"}),  # where an agent would write, and this is none
+    "orchestrator/inbox/boss": (set(), {"boss"}),
+    "orchestrator/state/more": (set(), set()),
+    "infer/vgg16/more": (set(), set()),
+    "secret": (set(), set()),
+}
+# What each member may read, to end its list with.
+LAST = {
+    "pi1": "agents/pi1/command",
+    "pi2": "agents/pi2/command",
+    "boss": "infer/vgg16",
+    "phone": "models/vgg16",
+    "eye": "models/vgg16",
+}
+BASE = "kitchen/legion"
+ELSEWHERE = ["agents/pi1/state", "legion/agents/pi1/state", "kitchen/agents/pi1/state", f"{BASE}2/agents/pi1/state"]
+
+
+def test_the_table_has_every_topic_there_is() -> None:
+    topics = Topics(BASE)
+    builders = {name for name, _ in inspect.getmembers(Topics, inspect.isfunction) if not name.startswith("_")}
+    built = {
+        "agent": [topics.agent("pi1", kind) for kind in AGENT_KINDS],
+        "report": [topics.report("pi1", "ready")],
+        "inbox": [topics.inbox("pi1", "pi2"), topics.inbox("orchestrator", "pi1")],
+        "orchestrator_state": [topics.orchestrator_state()],
+        "model": [topics.model("vgg16")],
+        "infer": [topics.infer("vgg16")],
+        "result": [topics.result("vgg16")],
+    }
+    assert builders - {"parse"} == set(built)
+    assert {topic for each in built.values() for topic in each} <= {f"{BASE}/{topic}" for topic in TABLE}
+    assert set(MEMBERS.values()) == set(ROLES)
+
+
+class Member:
+    def __init__(self, broker: RunningBroker, name: str) -> None:
+        self.events: queue.SimpleQueue[TransportEvent] = queue.SimpleQueue()
+        self.connection = PahoConnection(replace(broker.address, user=name, password=f"{name}'s"), name, self._on_event)
+        self.connection.open(PATIENCE)
+
+    def _on_event(self, event: TransportEvent) -> None:
+        self.events.put(event)
+
+    def topics_until(self, end: bytes) -> list[str]:
+        """All topics of messages up to the one that says `end`, other ends left out."""
+        topics: list[str] = []
+        while True:
+            event = self.events.get(timeout=PATIENCE)
+            if isinstance(event, Message):
+                if event.payload == end:
+                    return topics
+                if event.payload == b"x":
+                    topics.append(event.topic)
+
+
+@pytest.fixture
+def join(start_broker) -> Iterator[Callable[[str], Member]]:
+    topics = Topics(BASE)
+    rules = acl_file((name, grants(role, name, topics)) for name, role in MEMBERS.items())  # type: ignore[arg-type]
+    rules += f"\nuser {JUDGE}\ntopic readwrite #\n"
+    broker = start_broker({name: f"{name}'s" for name in (*MEMBERS, JUDGE)}, rules)
+    made: list[Member] = []
+
+    def make(name: str) -> Member:
+        made.append(Member(broker, name))
+        return made[-1]
+
+    yield make
+    for member in made:
+        member.connection.abort()
+
+
+def test_who_writes(join: Callable[[str], Member]) -> None:
+    judge = join(JUDGE)
+    judge.connection.subscribe([("#", 1)])
+    for name in MEMBERS:
+        member = join(name)
+        for topic in TABLE:
+            member.connection.publish(f"{BASE}/{topic}", b"x")
+        for topic in ELSEWHERE:
+            member.connection.publish(topic, b"x")
+        assert member.connection.flush(PATIENCE)
+        judge.connection.publish("end", name.encode())
+        expected = [f"{BASE}/{topic}" for topic, (writers, _) in TABLE.items() if name in writers]
+        assert judge.topics_until(name.encode()) == expected, name
+
+
+def test_who_reads(join: Callable[[str], Member]) -> None:
+    judge = join(JUDGE)
+    members = {name: join(name) for name in MEMBERS}
+    for member in members.values():
+        member.connection.subscribe([("#", 1)])
+    for topic in TABLE:
+        judge.connection.publish(f"{BASE}/{topic}", b"x", retain=True)
+    for topic in ELSEWHERE:
+        judge.connection.publish(topic, b"x", retain=True)
+    assert judge.connection.flush(PATIENCE)
+    for name, member in members.items():
+        expected = [f"{BASE}/{topic}" for topic, (_, readers) in TABLE.items() if name in readers]
+        judge.connection.publish(f"{BASE}/{LAST[name]}", name.encode())
+        assert member.topics_until(name.encode()) == expected, name
+        # What the broker keeps is not read around the list either, nor by the very name of the topic.
+        member.connection.subscribe([(f"{BASE}/{topic}", 1) for topic in TABLE])
+        member.connection.subscribe([("$SYS/#", 1)])
+        again = f"{name} again".encode()
+        judge.connection.publish(f"{BASE}/{LAST[name]}", again)
+        assert set(member.topics_until(again)) == set(expected), name
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [("agent", "orchestrator"), ("client", "orchestrator"), ("agent", "+"), ("observer", "a/b"), ("king", "pi1")],
+)
+def test_members_that_cannot_be(role: str, name: str) -> None:
+    with pytest.raises(UsageError):
+        check_member(role, name)
+
+
+def test_members_that_can_be() -> None:
+    assert check_member("orchestrator", "orchestrator") == "orchestrator"
+    assert [check_member(role, "x1") for role in ROLES] == list(ROLES)
