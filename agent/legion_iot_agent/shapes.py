@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from legion_iot.errors import ModelError, UsageError
+from legion_iot.interruption import temporary_directory
 from legion_iot.model import tflite
 from legion_iot.model.graph import Graph
 from legion_iot_agent.interpreter import allocated_shapes
@@ -70,8 +70,8 @@ def with_static_shapes(graph: Graph, input_shapes: Mapping[int, tuple[int, ...]]
     Inputs that are not given keep the shape in the file. Raises ModelError where the runtime refuses a shape.
     """
     given = dict(input_shapes or {})
-    with tempfile.TemporaryDirectory(prefix="legion-shapes-") as directory:
-        path = Path(directory) / "model.tflite"
+    with temporary_directory("legion-shapes-") as directory:
+        path = directory / "model.tflite"
         tflite.write_file(graph, path)
         shapes = allocated_shapes(path, given)
     tensors = list(graph.tensors)

@@ -25,6 +25,7 @@ from string import Template
 from types import TracebackType
 
 from legion_iot.errors import BrokerError, UsageError
+from legion_iot.interruption import uninterrupted
 from legion_iot.transport.connection import BrokerAddress
 from legion_iot_broker.access import password_file
 from legion_iot_broker.limits import DEFAULT_LIMITS, BrokerLimits
@@ -113,7 +114,8 @@ class MosquittoProcess:
         """Start it and wait until it accepts; raises `BrokerError` with the end of its log when it does not."""
         if self._child is not None:
             raise BrokerError("mosquitto is running already: stop it first")
-        self._directory = tempfile.TemporaryDirectory(prefix="legion-mosquitto-", dir=_place_for_files())
+        with uninterrupted():
+            self._directory = tempfile.TemporaryDirectory(prefix="legion-mosquitto-", dir=_place_for_files())
         try:
             tries = 1 if self._port else _PORT_TRIES
             for attempt in range(1, tries + 1):
@@ -130,10 +132,11 @@ class MosquittoProcess:
 
     def stop(self) -> None:
         """Stop it by its own pid, by force after a while, and remove its directory. Idempotent."""
-        self._end_child()
-        if self._directory is not None:
-            self._directory.cleanup()
-            self._directory = None
+        with uninterrupted():
+            self._end_child()
+            if self._directory is not None:
+                self._directory.cleanup()
+                self._directory = None
 
     def __enter__(self) -> MosquittoProcess:
         self.start()
@@ -147,7 +150,7 @@ class MosquittoProcess:
     def _start_on(self, port: int, directory: Path) -> bool:
         account = _unprivileged_account()
         config = self._write(directory, port, account)
-        with (directory / "mosquitto.log").open("wb") as log:
+        with (directory / "mosquitto.log").open("wb") as log, uninterrupted():
             self._child = subprocess.Popen(
                 [*_prefix(account), str(self._binary), "-c", str(config)],
                 stdin=subprocess.DEVNULL,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -25,6 +24,7 @@ from legion_iot import zoo
 from legion_iot.bench.report import BenchReport, Check
 from legion_iot.bench.stitching import Tiling
 from legion_iot.errors import AgentError
+from legion_iot.interruption import temporary_directory
 from legion_iot.model import tflite
 from legion_iot.model.blocks import Network, divide
 from legion_iot.model.cut import SubModel, cut_tile, tile_flops
@@ -74,9 +74,9 @@ def _writing(path: Path) -> tuple[dict[str, Any], list[Check]]:
     sub = _whole_trunk(network)
     weights = [tensor.data for tensor in sub.graph.tensors if tensor.data is not None]
     cuts, copies = [], []
-    with tempfile.TemporaryDirectory(prefix="legion-bench-") as directory:
+    with temporary_directory("legion-bench-") as directory:
         for number in range(WRITING_ROUNDS + 1):
-            target = Path(directory) / f"cut-{number}.tflite"
+            target = directory / f"cut-{number}.tflite"
             start = time.perf_counter()
             tflite.write_file(_whole_trunk(network).graph, target)
             cut = time.perf_counter() - start
@@ -109,8 +109,8 @@ def _peak_growth(path: Path) -> int:
     """Bytes by which the peak of resident memory grows while the trunk is read, cut and written, in a new process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory(prefix="legion-bench-") as directory:
-        child = context.Process(target=_measure_peak, args=(theirs, path, Path(directory)))
+    with temporary_directory("legion-bench-") as directory:
+        child = context.Process(target=_measure_peak, args=(theirs, path, directory))
         child.start()
         theirs.close()
         try:
@@ -149,10 +149,10 @@ def _resident(field: str) -> int:
 
 def _tiles(network: Network, tiling: Tiling, seconds: float) -> dict[str, Any]:
     """Times, operations and delegate nodes of all tiles beside the whole trunk's."""
-    with tempfile.TemporaryDirectory(prefix="legion-bench-") as directory:
-        whole = _Loaded(_whole_trunk(network), Path(directory) / "whole.tflite")
+    with temporary_directory("legion-bench-") as directory:
+        whole = _Loaded(_whole_trunk(network), directory / "whole.tflite")
         subs, flops = _tile_models(network, tiling)
-        tiles = [_Loaded(sub, Path(directory) / f"{i}.tflite") for i, sub in enumerate(subs)]
+        tiles = [_Loaded(sub, directory / f"{i}.tflite") for i, sub in enumerate(subs)]
         whole_times: list[float] = []
         tile_times: list[float] = []
         started = time.perf_counter()

@@ -30,6 +30,7 @@ from typing import IO, Any
 
 from legion_iot.bench.report import BenchReport, Check
 from legion_iot.errors import AgentError
+from legion_iot.interruption import temporary_directory, uninterrupted
 from legion_iot.lab.cgroups import place
 from legion_iot.lab.namespaces import inside
 from legion_iot.lab.running import find_up, running_lab
@@ -138,7 +139,7 @@ def _test(lab: LabState, prefix: str, effort: Effort, progress: Progress) -> tup
     measured = [_Measured(each) for each in lab.devices]
     with contextlib.ExitStack() as stack:
         progress(f"{prefix}starting the probes", None)
-        model = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="legion-bench-"))) / "conv.tflite"
+        model = stack.enter_context(temporary_directory("legion-bench-")) / "conv.tflite"
         _write_workload(model)
         probes = _Probes.start_all(lab, model, stack)
         for number in range(1, rounds + 1):
@@ -267,13 +268,14 @@ class _Program:
     def start(cls, name: str, prefix: Sequence[str], arguments: Sequence[str], stack: contextlib.ExitStack) -> _Program:
         """Until it says that it is ready; `stack` ends it. Raises AgentError."""
         errors = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 — the stack closes it
-        process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "legion_iot.lab.meter", *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0,
-            env={**os.environ, "PYTHONSAFEPATH": "1"}, start_new_session=True,
-        )  # fmt: skip
-        made = cls(name, process, errors)
-        stack.callback(made._end)
+        with uninterrupted():
+            process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", "legion_iot.lab.meter", *arguments],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0,
+                env={**os.environ, "PYTHONSAFEPATH": "1"}, start_new_session=True,
+            )  # fmt: skip
+            made = cls(name, process, errors)
+            stack.callback(made._end)
         made._line()
         return made
 

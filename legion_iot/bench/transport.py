@@ -36,6 +36,7 @@ from legion_iot.bench.transport_ends import (
 from legion_iot.bench.transport_peer import Child, Spent, child, peer, relay, spent
 from legion_iot.bench.transport_tools import ToolEnd, tools_installed
 from legion_iot.errors import BrokerError
+from legion_iot.interruption import uninterrupted
 from legion_iot.transport.connection import BrokerAddress
 from legion_iot_broker.mosquitto import MosquittoProcess, find_mosquitto
 
@@ -129,8 +130,9 @@ def _brokers() -> Iterator[dict[str, BrokerAddress]]:
     """The embedded broker, in a process of its own, and Mosquitto where it is installed."""
     with contextlib.ExitStack() as stack:
         command = [sys.executable, "-m", "legion_iot_broker.embedded", "--port", "0"]
-        process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        stack.callback(process.terminate)
+        with uninterrupted():
+            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            stack.callback(process.terminate)
         assert process.stdout is not None
         said = process.stdout.readline()
         if not said.startswith("listening on "):

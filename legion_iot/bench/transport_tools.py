@@ -7,12 +7,12 @@ import os
 import select
 import shutil
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
 from legion_iot.bench.transport_ends import ANSWER, REGIONS, Arrived, Wish, make_payloads, payload_bytes
 from legion_iot.errors import BrokerError
+from legion_iot.interruption import temporary_directory, uninterrupted
 from legion_iot.transport.connection import BrokerAddress
 
 TOOLS = ("mosquitto_pub", "mosquitto_sub")
@@ -34,7 +34,7 @@ class ToolEnd:
         self._publishers: list[subprocess.Popen[bytes]] = []
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
-            self._directory = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="legion-bench-")))
+            self._directory = opening.enter_context(temporary_directory("legion-bench-"))
             for index in range(len(REGIONS)):
                 self._file(index).write_bytes(self._payloads[index].data)
             self._subscribers = [self._subscribe(qos, opening) for qos in (0, 1)]
@@ -47,12 +47,10 @@ class ToolEnd:
         """Start a subscriber and return its output, once a retained byte shows that it listens."""
         publish = ["mosquitto_pub", *self._at, "-t", f"tools/{qos}", "-r"]
         subprocess.run([*publish, "-m", "x"], check=True, timeout=SUBSCRIBE_SECONDS)
-        process = stack.enter_context(
-            subprocess.Popen(
-                ["mosquitto_sub", *self._at, "-t", f"tools/{qos}", "-q", str(qos), "-N"], stdout=subprocess.PIPE
-            )
-        )
-        stack.callback(process.kill)
+        command = ["mosquitto_sub", *self._at, "-t", f"tools/{qos}", "-q", str(qos), "-N"]
+        with uninterrupted():
+            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            stack.callback(process.kill)
         assert process.stdout is not None
         _read(process.stdout.fileno(), 1, SUBSCRIBE_SECONDS)
         subprocess.run([*publish, "-n"], check=True, timeout=SUBSCRIBE_SECONDS)

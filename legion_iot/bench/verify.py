@@ -13,7 +13,6 @@ made. Then only outputs are compared, and the bound is `quantised.OUTPUT_BOUNDS`
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from legion_iot.bench.model_file import open_network, read_inputs
 from legion_iot.bench.stitching import Array, Bench, Tiling, over_the_wire
 from legion_iot.errors import ModelError
+from legion_iot.interruption import temporary_directory
 from legion_iot.model.blocks import Network
 from legion_iot.model.comparison import difference, same_bits
 from legion_iot.model.description import describe
@@ -150,8 +150,8 @@ def verify(
 ) -> Verdict:
     """Run the trials and compare; raises ModelError where the network cannot be run at all."""
     comparison = _Comparison(network, xnnpack, wire)
-    with tempfile.TemporaryDirectory(prefix="legion-verify-") as directory:
-        bench = Bench(network, Path(directory), xnnpack)
+    with temporary_directory("legion-verify-") as directory:
+        bench = Bench(network, directory, xnnpack)
         progress("running the whole model", None)
         outputs, _ = bench.run_whole(inputs)
         watched = sorted({t for trial in trials for ops in _blocks(network, trial) for t in network.makes(ops)})

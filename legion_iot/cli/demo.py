@@ -17,6 +17,7 @@ from legion_iot.cli.console import check_wire, err, find_model, finite, progress
 from legion_iot.cli.demo_tables import show, show_trace
 from legion_iot.cli.lab import lab_json
 from legion_iot.errors import InputError, UsageError
+from legion_iot.interruption import uninterrupted
 from legion_iot.model.description import describe
 
 if TYPE_CHECKING:
@@ -129,11 +130,12 @@ def _write(path: Path, content: bytes, flag: str) -> None:
     """Write a file, whole or not at all; raises InputError where it cannot be."""
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with uninterrupted():
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

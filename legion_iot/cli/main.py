@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import Any, NoReturn
 
@@ -12,6 +11,7 @@ import typer
 from legion_iot import __version__
 from legion_iot.cli import bench, broker, demo, lab, model, orchestrator, verify, zoo
 from legion_iot.errors import LegionError
+from legion_iot.interruption import Interrupted, end_on_signals
 
 EXIT_CODES = """
 Exit codes: 0 done · 1 a result is not as it should be · 2 wrong flag or argument · 3 unreadable file or picture ·
@@ -39,11 +39,6 @@ app.add_typer(bench.app, name="bench")
 # What typer raises for wrong flags. It comes from click, or from the copy of click inside newer versions of typer,
 # which export the subclass only.
 _WrongUsage: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class _Interrupted(BaseException):
-    """A signal told us to end; not a KeyboardInterrupt, which some versions of typer end silently."""
 
 
 def _show_version(value: bool) -> None:
@@ -61,10 +56,7 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line; exits with the code of what happened, never with a traceback."""
-    # Told to end, we end like on Ctrl-C: every `with` block stops what it started.
-    for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and `&` in scripts have it
-            signal.signal(number, _interrupt)
+    end_on_signals()
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -78,7 +70,7 @@ def main() -> NoReturn:
         else:
             _say(f"{error.format_message().rstrip('.')}; see: legion --help")
         sys.exit(2)
-    except (_Interrupted, KeyboardInterrupt, typer.Abort):
+    except (Interrupted, KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         sys.exit(130)
     except BrokenPipeError:
@@ -86,13 +78,6 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    # Once is enough: a second Ctrl-C shall not cut off the stopping of what was started.
-    for each in _ENDING:
-        signal.signal(each, signal.SIG_IGN)
-    raise _Interrupted
 
 
 def _say(text: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from legion_iot.cli.console import check_wire, err, find_model, progress_line
 from legion_iot.errors import UsageError
+from legion_iot.interruption import temporary_directory
 from legion_iot.transport.connection import BrokerAddress
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ def run(
         raise UsageError(f"--agents is {agents}; give 1 or more")
     with progress_line() as progress:
         path, name = find_model(model, progress)
-    with tempfile.TemporaryDirectory(prefix="legion-orchestrator-") as directory:
-        path = static_file(path, Path(directory), input_shape)
+    with temporary_directory("legion-orchestrator-") as directory:
+        path = static_file(path, directory, input_shape)
         _serve(OrchestratorOptions(address, path, name, base_topic, agents, wire=wire))
 
 

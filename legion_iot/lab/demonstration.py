@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import queue
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from legion_iot.errors import AgentError, BrokerError, InputError, LegionError, RequestError, UsageError
+from legion_iot.interruption import temporary_directory
 from legion_iot.lab.processes import Agent, AgentStart, agent_processes
 from legion_iot.lab.report import DemoReport, agent_report, compare, plan_report
 from legion_iot.lab.running import LabAgent, running_lab
@@ -85,8 +85,8 @@ def run_demo(options: DemoOptions, progress: Progress = lambda text: None) -> De
         raise UsageError(f"--agents is {options.agents}; give a number from 1 to {MOST_AGENTS}")
     if not 1 <= options.requests <= MOST_REQUESTS:
         raise UsageError(f"--requests is {options.requests}; give a number from 1 to {MOST_REQUESTS}")
-    with tempfile.TemporaryDirectory(prefix="legion-demo-") as directory:
-        model = static_file(options.model, Path(directory), options.input_shape)
+    with temporary_directory("legion-demo-") as directory:
+        model = static_file(options.model, directory, options.input_shape)
         return _run_demo(dataclasses.replace(options, model=model), progress)
 
 

@@ -16,7 +16,6 @@ import os
 import queue
 import select
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from legion_iot.errors import AgentError, InputError, LegionError, ProtocolError, UsageError
+from legion_iot.interruption import Interrupted, end_on_signals
 from legion_iot.lab import cgroups, namespaces
 from legion_iot.lab.processes import AgentProcess, AgentStart, agent_processes
 from legion_iot.lab.proxy import Proxy
@@ -255,20 +255,9 @@ def _free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-class _Told(BaseException):
-    """A signal told us to end."""
-
-
-def _tell_to_end(number: int, frame: object) -> None:
-    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)  # the end itself is not to be interrupted
-    raise _Told
-
-
 def main() -> None:
     """Hold the lab whose directory is the first argument."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _tell_to_end)
+    end_on_signals()
     directory = Path(sys.argv[1])
     request = read_request(directory)
     keeper = Keeper(directory, request)
@@ -279,7 +268,7 @@ def main() -> None:
     except LegionError as error:
         keeper.tell(phase="failed", detail=str(error), exit_code=error.exit_code)
         sys.exit(error.exit_code)
-    except _Told:
+    except Interrupted:
         pass
     shutil.rmtree(directory, ignore_errors=True)
 

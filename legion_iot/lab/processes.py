@@ -7,7 +7,6 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from legion_iot.errors import AgentError
+from legion_iot.interruption import temporary_directory, uninterrupted
 
 STOP_TIMEOUT = 5.0  # seconds to say goodbye before a process is killed
 
@@ -75,14 +75,20 @@ def agent_processes(starts: Sequence[AgentStart], base_topic: str) -> Iterator[l
     """Run these agent processes inside `with`; afterwards all are gone, and so are their files.
 
     All read from one pipe, which closes with this process, however it ends: then they end too. All hold the other end
-    of a second pipe, which is at its end when the last of them is gone, even one that an interrupt kept us from noting.
+    of a second pipe, which is at its end when the last of them is gone, their own children included.
     """
     agents: list[AgentProcess] = []
-    with tempfile.TemporaryDirectory(prefix="legion-agents-") as directory, _Pipe() as lifeline, _Pipe() as held:
+    with (
+        temporary_directory("legion-agents-") as directory,
+        _Pipe() as lifeline,
+        _Pipe() as held,
+        uninterrupted() as interruptible,
+    ):
         try:
             for start in starts:
-                agents.append(_start(start, base_topic, Path(directory), (lifeline.read, held.write)))
-            yield agents
+                agents.append(_start(start, base_topic, directory, (lifeline.read, held.write)))
+            with interruptible():
+                yield agents
         finally:
             lifeline.close_write()
             held.close_write()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from legion_iot.errors import AgentError, InputError, LegionError, UsageError
+from legion_iot.interruption import uninterrupted
 from legion_iot.lab.keeper import Request, write_request
 from legion_iot.lab.processes import last_words
 from legion_iot.lab.remains import clear, clear_dead
@@ -54,25 +55,27 @@ def running_lab(spec: LabSpec, kind: str, progress: Progress, rootless: bool = F
     """A lab inside `with`; it ends with this process too. Raises LegionError where it cannot be had."""
     check_machine(spec, cores())
     clear_dead()
-    read, write = os.pipe()
-    keeper: subprocess.Popen[bytes] | None = None
-    directory = _make_directory(spec, kind)
-    try:
-        keeper = _start_keeper(directory, Request(kind, spec, rootless, tied=True), read)
-        yield _wait_running(directory, keeper, progress)
-    finally:
-        os.close(write)
-        os.close(read)
-        if keeper is not None:
-            _end(keeper)
-        clear(directory)
-        _leave_nothing()
+    with uninterrupted() as interruptible:
+        directory = _make_directory(spec, kind)
+        read, write = os.pipe()
+        keeper: subprocess.Popen[bytes] | None = None
+        try:
+            keeper = _start_keeper(directory, Request(kind, spec, rootless, tied=True), read)
+            with interruptible():
+                yield _wait_running(directory, keeper, progress)
+        finally:
+            os.close(write)
+            os.close(read)
+            if keeper is not None:
+                _end(keeper)
+            clear(directory)
+            _leave_nothing()
 
 
 def lab_up(spec: LabSpec, progress: Progress, rootless: bool = False) -> LabState:
     """Start the lab that goes on in the background; raises LegionError where it cannot, or one is up already."""
     check_machine(spec, cores())
-    with _one_at_a_time():
+    with _one_at_a_time(), uninterrupted() as interruptible:
         clear_dead()
         if up := find_up():
             raise UsageError(f"a lab is up already ({up.name}); end it first: legion lab down")
@@ -80,7 +83,8 @@ def lab_up(spec: LabSpec, progress: Progress, rootless: bool = False) -> LabStat
         keeper: subprocess.Popen[bytes] | None = None
         try:
             keeper = _start_keeper(directory, Request(UP, spec, rootless, tied=False), subprocess.DEVNULL)
-            return _wait_running(directory, keeper, progress)
+            with interruptible():
+                return _wait_running(directory, keeper, progress)
         except BaseException:
             if keeper is not None:
                 _end(keeper)

@@ -19,6 +19,7 @@ import flatbuffers
 import numpy as np
 
 from legion_iot.errors import InputError, ModelError
+from legion_iot.interruption import uninterrupted
 from legion_iot.model.graph import Bytes, Graph, Op, Quantization, SparseDimension, Sparsity, Tensor
 from legion_iot.model.schema import IDENTIFIER, SPARSE_VECTORS, enumeration, options_fields, schema
 
@@ -33,14 +34,15 @@ def write_file(graph: Graph, path: Path) -> None:
     """
     chunks = write(graph)
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.writelines(chunks)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with uninterrupted():
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.writelines(chunks)
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); free the disk or choose another place"

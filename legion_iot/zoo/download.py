@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from legion_iot.errors import DownloadError
+from legion_iot.interruption import uninterrupted
 
 Progress = Callable[[str, float | None], None]
 
@@ -121,20 +122,22 @@ def _download(wheel: Wheel, place: Path, progress: Progress | None) -> Path:
 @contextlib.contextmanager
 def _running(command: list[str], output: IO[bytes], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A child in a process group of its own, which does not outlive the block."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=10)
+    with uninterrupted() as interruptible:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            with interruptible():
+                yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(timeout=10)
 
 
 def _wait(pip: subprocess.Popen[bytes], wheel: Wheel, place: Path, progress: Progress | None) -> None:

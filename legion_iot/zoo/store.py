@@ -10,13 +10,13 @@ import contextlib
 import fcntl
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from legion_iot.errors import DownloadError, UsageError
+from legion_iot.interruption import temporary_directory
 from legion_iot.model import tflite
 from legion_iot.model.description import Answer, describe
 from legion_iot.model.preprocessing import Preprocessing
@@ -143,8 +143,8 @@ def _turn(name: str, progress: Progress | None) -> Iterator[Path]:
             # Only a holder that was killed leaves one of these behind.
             for leftover in directory.glob(f".{name}.scratch-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            with tempfile.TemporaryDirectory(dir=directory, prefix=f".{name}.scratch-") as scratch:
-                yield Path(scratch)
+            with temporary_directory(f".{name}.scratch-", directory) as scratch:
+                yield scratch
     except OSError as error:
         raise storage_error(directory, error) from None
 

@@ -41,6 +41,27 @@ def test_interrupted_twice(stage: Stage, photograph: Path) -> None:
     assert stage.left_behind() == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "mark"),
+    [
+        ("directory", "legion-demo-"), ("directory", "legion-mosquitto-"), ("directory", "legion-agents-"),
+        ("process", "mosquitto.conf"), ("process", "agent-1"), ("process", "agent-3"),
+    ],
+)  # fmt: skip
+def test_while_it_is_made(stage: Stage, photograph: Path, kind: str, mark: str) -> None:
+    """The signal comes between the making of something and the noting of how it is removed."""
+    require_mosquitto()
+    program = stage.start(
+        "python", str(Path(__file__).with_name("interrupted_while_making.py")), kind, mark,
+        "demo", "--model", "mobilenet-v2", "--image", str(photograph), "--broker", "mosquitto",
+    )  # fmt: skip
+    assert program.process.wait(60) == 130
+    wait_until(lambda: "legion: interrupted" in program.lines, timeout=5)
+    assert not any("Traceback" in line or "Exception" in line for line in program.lines)
+    wait_until(lambda: not stage.alive(), timeout=30)
+    assert stage.left_behind() == []
+
+
 def test_before_anything_is_loaded(stage: Stage) -> None:
     program = stage.start("legion", "demo")
     wait_until(lambda: "legion" in stage.alive().get(program.process.pid, ""))
