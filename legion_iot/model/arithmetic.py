@@ -11,6 +11,15 @@ from legion_iot.model.graph import Graph, Op
 _WEIGHTS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
 _UNPACKING = {"DEQUANTIZE", "DENSIFY"}
 
+# Devices are not equally good at all arithmetic: a depthwise convolution reads as much for a tenth of the work.
+ARITHMETIC_CLASSES = ("conv", "depthwise", "dense", "other")
+_CLASSES = {"CONV_2D": "conv", "TRANSPOSE_CONV": "conv", "DEPTHWISE_CONV_2D": "depthwise", "FULLY_CONNECTED": "dense"}
+
+
+def arithmetic_class(kind: str) -> str:
+    """Which of `ARITHMETIC_CLASSES` an op of this kind belongs to."""
+    return _CLASSES.get(kind, "other")
+
 
 def multiply_accumulates(graph: Graph) -> int:
     """Multiply-accumulates of one run: convolutions and fully connected layers; a GFLOP is half a billion of them."""

@@ -284,7 +284,7 @@ class _TileBuilder:
                 self.held[tensor] = (local, result)
 
     def _parameter(self, op: Op, position: int, region: Region) -> int:
-        if op.kind in _SPREADING:
+        if op.kind in SPREADING:
             return self._spread_constant(op.inputs[position], region)
         if (op.kind, position) in _REWRITTEN:
             return -1  # written anew for the tile's sizes
@@ -341,7 +341,7 @@ class _TileBuilder:
 
 
 # Constants of these ops meet the feature map element by element.
-_SPREADING = BINARY | {"PRELU", "CONCATENATION"}
+SPREADING = BINARY | {"PRELU", "CONCATENATION"}
 
 # (op, position) of parameters that depend on the tile's sizes.
 _REWRITTEN = frozenset({

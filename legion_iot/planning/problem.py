@@ -7,13 +7,14 @@ planner runs on a live group, which takes minutes to answer, and on a recorded t
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from legion_iot.errors import AgentError
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Region
 from legion_iot.planning.plan import Plan
+from legion_iot.planning.samples import Samples
 
 Objective = Literal["latency", "throughput"]
 
@@ -117,11 +118,12 @@ class Costs(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
-    """A network to be planned for a group."""
+    """A network to be planned for a group, and what was measured before."""
 
     network: Network
     group: Group
     objective: Objective = "latency"
+    samples: Samples = field(default_factory=Samples)  # what is known already
 
 
 Planning = Generator[tuple[Wish, ...], Mapping[Wish, Reading], Plan]
