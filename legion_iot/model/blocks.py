@@ -54,6 +54,7 @@ class Network:
     constant_ops: tuple[int, ...]
     constants: frozenset[int]
     geometries: dict[int, OpGeometry]
+    readers: dict[int, tuple[int, ...]]  # tensor → the ops that read it
     ended_by: str
 
     def block_ops(self, first: int, last: int) -> tuple[int, ...]:
@@ -68,12 +69,12 @@ class Network:
 
     def makes(self, ops: tuple[int, ...]) -> tuple[int, ...]:
         """Feature maps made by `ops` that something else reads, or that leave the network."""
-        inside, consumers = set(ops), self.graph.consumers()
+        inside = set(ops)
         return tuple(
             tensor
             for op in ops
             for tensor in self.graph.ops[op].outputs
-            if tensor in self.graph.outputs or not inside.issuperset(consumers.get(tensor, ()))
+            if tensor in self.graph.outputs or not inside.issuperset(self.readers.get(tensor, ()))
         )
 
     @property
@@ -103,6 +104,7 @@ def divide(graph: Graph) -> Network:
         constant_ops=constant_ops,
         constants=constants,
         geometries=geometries,
+        readers=graph.consumers(),
         ended_by=ended_by,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from legion_iot.errors import ModelError
@@ -112,9 +112,15 @@ def tile_outputs(network: Network, block: Block, region: Region) -> dict[int, Re
     Tensors of another size than the reference map are divided at the same fractions, so that the tiles of a block
     partition every one of its outputs. A region is empty where a tensor has too few rows for the tile to own any.
     """
-    reference = Region.whole(network.graph.tensors[network.units[block.last].reference])
+    made = network.makes(network.block_ops(block.first, block.last))
+    return scaled_outputs(network, made, network.units[block.last].reference, region)
+
+
+def scaled_outputs(network: Network, made: Iterable[int], reference_map: int, region: Region) -> dict[int, Region]:
+    """`region` of the map `reference_map` at the same fractions of each tensor made."""
+    reference = Region.whole(network.graph.tensors[reference_map])
     regions = {}
-    for tensor in network.makes(network.block_ops(block.first, block.last)):
+    for tensor in made:
         shape = network.graph.tensors[tensor].shape
         regions[tensor] = Region(
             _scaled(region.rows, len(reference.rows), shape[HEIGHT]),

@@ -14,11 +14,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from legion_iot.model.blocks import Network
-from legion_iot.model.cut import cut_tail, tile_inputs, whole_or_flat
+from legion_iot.model.cut import cut_tail, tile_regions, whole_or_flat
 from legion_iot.model.geometry import Region
-from legion_iot.planning.plan import Block, Plan, tile_outputs
+from legion_iot.planning.plan import Block, Plan, scaled_outputs
 
 ORCHESTRATOR = "orchestrator"  # the participant that owns the input and collects the answer
+REMEMBERED = 1 << 16  # tiles, of all plans that a Router has routed
+
+_Regions = tuple[Mapping[int, Region], Mapping[int, Region]]  # what is needed, and what is made; by tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +67,83 @@ class Routing:
         return tuple(work for work in self.works if work.agent == ORCHESTRATOR)
 
 
+@dataclass(frozen=True, slots=True)
+class _BlockForm:
+    """The ops of a block, and the tensors it reads and makes."""
+
+    ops: tuple[int, ...]
+    reads: tuple[int, ...]
+    makes: tuple[int, ...]
+
+
 def route(network: Network, plan: Plan) -> Routing:
     """Who needs what from whom. The last work of each replica is the orchestrator's: to collect the outputs."""
-    works: list[Work] = []
-    transfers: list[Transfer] = []
-    for number, turn in enumerate(plan.turns):
-        first_step = works[-1].step + 1 if works else 0
-        of_turn = tuple(_works(network, turn, first_step, number))
-        works += of_turn
-        transfers += _transfers(network, of_turn)
-    return Routing(tuple(works), tuple(transfers))
+    return Router(network).route(plan)
+
+
+class Router:
+    """Routes plans of one network; what tiles need is remembered, since plans that are compared share most tiles."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._blocks: dict[tuple[int, int], _BlockForm] = {}
+        self._tiles: dict[tuple[int, int, Region], _Regions] = {}
+        self._tail: _Regions | None = None
+
+    def route(self, plan: Plan) -> Routing:
+        """Like the function of this name."""
+        works: list[Work] = []
+        transfers: list[Transfer] = []
+        for number, turn in enumerate(plan.turns):
+            first_step = works[-1].step + 1 if works else 0
+            of_turn = tuple(self._works(turn, first_step, number))
+            works += of_turn
+            transfers += _transfers(self._network, of_turn)
+        return Routing(tuple(works), tuple(transfers))
+
+    def _works(self, plan: Plan, step: int, replica: int) -> Iterator[Work]:
+        graph = self._network.graph
+        for number, block in enumerate(plan.blocks):
+            units = (block.first, block.last)
+            for part in range(max(len(tile.goes) for tile in block.tiles)):
+                for tile in block.tiles:
+                    if part >= len(tile.goes):
+                        continue
+                    inputs, outputs = self._tile(block, tile.goes[part])
+                    if outputs:
+                        yield Work(step, tile.agent, units, inputs, outputs, number, replica=replica)
+                step += 1
+            if _is_gathered(plan, block):
+                whole = {tensor: Region.whole(graph.tensors[tensor]) for tensor in self._block(block).makes}
+                yield Work(step, plan.hub, None, whole, whole, number, gathers=True, replica=replica)
+                step += 1
+        if self._network.tail:
+            if self._tail is None:
+                tail = cut_tail(self._network)
+                self._tail = dict(tail.inputs), dict(tail.outputs)
+            yield Work(step, plan.tail_agent, None, *self._tail, replica=replica)
+        outputs = {tensor: whole_or_flat(graph.tensors[tensor]) for tensor in graph.outputs}
+        yield Work(step + 1, ORCHESTRATOR, None, outputs, {}, replica=replica)
+
+    def _tile(self, block: Block, region: Region) -> _Regions:
+        """What a tile, or a part of one, needs and makes."""
+        key = (block.first, block.last, region)
+        if key not in self._tiles:
+            if len(self._tiles) >= REMEMBERED:
+                self._tiles.clear()
+            form = self._block(block)
+            owned = scaled_outputs(self._network, form.makes, self._network.units[block.last].reference, region)
+            outputs = {tensor: region for tensor, region in owned.items() if region.area}
+            regions = tile_regions(self._network, form.ops, outputs)
+            self._tiles[key] = {t: regions[t] for t in form.reads if t in regions}, outputs
+        return self._tiles[key]
+
+    def _block(self, block: Block) -> _BlockForm:
+        key = (block.first, block.last)
+        if key not in self._blocks:
+            ops = self._network.block_ops(block.first, block.last)
+            self._blocks[key] = _BlockForm(ops, self._network.reads(ops), self._network.makes(ops))
+        return self._blocks[key]
 
 
 def _transfers(network: Network, works: tuple[Work, ...]) -> Iterator[Transfer]:
@@ -83,6 +153,8 @@ def _transfers(network: Network, works: tuple[Work, ...]) -> Iterator[Transfer]:
     for work in works:
         for tensor, needed in work.inputs.items():
             for owned, owner in owners[tensor]:
+                if owned.rows.start >= needed.rows.stop or needed.rows.start >= owned.rows.stop:
+                    continue
                 part = needed.intersection(owned)
                 if part.area:
                     yield Transfer(work.step, tensor, part, owner, work.agent)
@@ -90,31 +162,6 @@ def _transfers(network: Network, works: tuple[Work, ...]) -> Iterator[Transfer]:
             if work.gathers:
                 owners[tensor] = []
             owners.setdefault(tensor, []).append((region, work.agent))
-
-
-def _works(network: Network, plan: Plan, step: int, replica: int) -> Iterator[Work]:
-    for number, block in enumerate(plan.blocks):
-        ops = network.block_ops(block.first, block.last)
-        units = (block.first, block.last)
-        for part in range(max(len(tile.goes) for tile in block.tiles)):
-            for tile in block.tiles:
-                if part >= len(tile.goes):
-                    continue
-                owned = tile_outputs(network, block, tile.goes[part])
-                outputs = {tensor: region for tensor, region in owned.items() if region.area}
-                if outputs:
-                    inputs = tile_inputs(network, ops, outputs)
-                    yield Work(step, tile.agent, units, inputs, outputs, number, replica=replica)
-            step += 1
-        if _is_gathered(plan, block):
-            whole = {tensor: Region.whole(network.graph.tensors[tensor]) for tensor in network.makes(ops)}
-            yield Work(step, plan.hub, None, whole, whole, number, gathers=True, replica=replica)
-            step += 1
-    if network.tail:
-        tail = cut_tail(network)
-        yield Work(step, plan.tail_agent, None, dict(tail.inputs), dict(tail.outputs), replica=replica)
-    outputs = {tensor: whole_or_flat(network.graph.tensors[tensor]) for tensor in network.graph.outputs}
-    yield Work(step + 1, ORCHESTRATOR, None, outputs, {}, replica=replica)
 
 
 def _is_gathered(plan: Plan, block: Block) -> bool:

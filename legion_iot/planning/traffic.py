@@ -1,0 +1,63 @@
+"""What travels from one participant to another: how many bytes, in which messages, under a plan's wire dtype.
+
+The sizes are those of `wire.tensors.fragments`: a region is divided into runs of whole rows that fit into a piece, or
+into runs of columns where one row does not. Heads of messages, some hundred bytes each, are left out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from legion_iot.model.graph import NUMPY_DTYPES, Tensor
+from legion_iot.planning.routing import ORCHESTRATOR, Transfer
+
+PIECE = 256 << 10  # bytes of elements in one message, at most
+EXACT = "float32"
+
+_ELEMENT_BYTES = {"float16": 2, "int8": 1}
+_CHANNEL_BYTES = {"float16": 0, "int8": 8}  # scale and least value of each channel
+_LEAST_AREA = 3  # of a piece; below it, int8 would not be smaller
+
+
+def messages(transfer: Transfer, tensor: Tensor, wire: str = EXACT) -> tuple[int, ...]:
+    """Bytes of each message of a transfer of `tensor`; `wire` is the plan's wire dtype."""
+    is_map = len(tensor.shape) == 4 and tensor.shape[0] == 1
+    channels = tensor.shape[3] if is_map else 1
+    quantised = wire != EXACT and tensor.dtype == EXACT and ORCHESTRATOR not in (transfer.source, transfer.target)
+    rows, columns = len(transfer.region.rows), len(transfer.region.columns)
+    return _messages(rows, columns, channels, NUMPY_DTYPES[tensor.dtype].itemsize, wire if quantised else "")
+
+
+def least_element_bytes(tensor: Tensor, wire: str) -> int:
+    """The fewest bytes in which an element can travel between agents."""
+    return _ELEMENT_BYTES[wire] if wire != EXACT and tensor.dtype == EXACT else NUMPY_DTYPES[tensor.dtype].itemsize
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _messages(rows: int, columns: int, channels: int, itemsize: int, wire: str) -> tuple[int, ...]:
+    element = channels * (_ELEMENT_BYTES[wire] if wire else itemsize)
+    return tuple(_body(area, channels, itemsize, wire) for area in _areas(rows, columns, element))
+
+
+def _areas(rows: int, columns: int, element_bytes: int) -> Iterator[int]:
+    """Elements per channel of each piece."""
+    row_bytes = columns * element_bytes
+    if row_bytes <= PIECE:
+        whole, rest = divmod(rows, max(1, PIECE // max(1, row_bytes)))
+        yield from [PIECE // row_bytes * columns] * whole
+        if rest:
+            yield rest * columns
+        return
+    most = max(1, PIECE // element_bytes)
+    whole, rest = divmod(columns, most)
+    for _ in range(rows):
+        yield from [most] * whole
+        if rest:
+            yield rest
+
+
+def _body(area: int, channels: int, itemsize: int, wire: str) -> int:
+    if not wire or (wire == "int8" and area < _LEAST_AREA):
+        return area * channels * itemsize
+    return area * channels * _ELEMENT_BYTES[wire] + channels * _CHANNEL_BYTES[wire]
