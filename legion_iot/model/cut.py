@@ -59,6 +59,12 @@ def tile_regions(network: Network, ops: Sequence[int], wanted: Mapping[int, Regi
     return needed
 
 
+def tile_inputs(network: Network, ops: Sequence[int], wanted: Mapping[int, Region]) -> dict[int, Region]:
+    """The regions of earlier feature maps that a tile needs, without building its sub-model."""
+    regions = tile_regions(network, ops, wanted)
+    return {tensor: regions[tensor] for tensor in network.reads(tuple(ops)) if tensor in regions}
+
+
 def tile_flops(network: Network, ops: Sequence[int], wanted: Mapping[int, Region]) -> int:
     """Floating point operations of a tile, redundant halo rows included."""
     regions, graph = tile_regions(network, ops, wanted), network.graph
