@@ -13,12 +13,9 @@ from statistics import median
 
 import numpy as np
 
-from legion_iot.model.arithmetic import ARITHMETIC_CLASSES, arithmetic_class, op_flops
-from legion_iot.model.blocks import Network, Unit
-from legion_iot.model.geometry import HEIGHT
-from legion_iot.model.signatures import tail_signature, unit_signatures
 from legion_iot.planning import fits
 from legion_iot.planning.fits import Affine, Residuals
+from legion_iot.planning.layers import Layer, NetworkLayers
 from legion_iot.planning.samples import LEAST_SECONDS, Sample
 
 # Floating point operations per second that no device has, and that every device exceeds, once it is under way.
@@ -29,63 +26,12 @@ DEFAULT_SPEED = 1e9  # of a device nothing is known about
 MOST_BLOCKS = 256  # measured blocks a board's factors rest on: the newest
 OUTLIER = math.log(4)  # a block that took this much longer or shorter than its units together was disturbed
 
+COPY_FLOPS = 10.0  # per byte handed over: 6 to 16 were measured, with XNNPACK and without
+PRIOR_WEIGHT = 0.2  # of that figure; a measured block's is the share of its time that goes by it into copying
+LEAST_INNER = 0.1  # of a unit's slope is left inside a block, at least
+
 # By arithmetic class: floating point operations per second.
 Speeds = Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """What a unit or a tail computes: operations by arithmetic class, for one row of the unit or for the whole tail."""
-
-    signature: str
-    rows: int
-    flops: tuple[tuple[str, float], ...]
-
-    @property
-    def total(self) -> float:
-        """Floating point operations, one at least."""
-        return max(1.0, sum(flops for _, flops in self.flops))
-
-    @property
-    def kind(self) -> str:
-        """The class with most of the arithmetic."""
-        return max(self.flops, key=lambda item: item[1])[0] if self.flops else ARITHMETIC_CLASSES[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkLayers:
-    """The units and the tail of a network, as boards know them."""
-
-    units: tuple[Layer, ...]
-    tail: Layer | None
-
-    @classmethod
-    def of(cls, network: Network) -> NetworkLayers:
-        signatures = unit_signatures(network)
-        units = tuple(_unit_layer(network, unit, signatures[unit.index]) for unit in network.units)
-        if not network.tail:
-            return cls(units, None)
-        return cls(units, Layer(tail_signature(network), 1, _flops(network, network.tail, 1)))
-
-    @property
-    def by_signature(self) -> dict[str, Layer]:
-        """Each different unit, and the tail."""
-        return {layer.signature: layer for layer in (*self.units, *([self.tail] if self.tail else []))}
-
-
-def _unit_layer(network: Network, unit: Unit, signature: str) -> Layer:
-    height = network.graph.tensors[unit.reference].shape[HEIGHT]
-    return Layer(signature, height, _flops(network, unit.ops, height))
-
-
-def _flops(network: Network, ops: Sequence[int], rows: int) -> tuple[tuple[str, float], ...]:
-    graph = network.graph
-    sums: dict[str, float] = {}
-    for index in ops:
-        op = graph.ops[index]
-        name = arithmetic_class(op.kind)
-        sums[name] = sums.get(name, 0.0) + op_flops(graph, op, math.prod(graph.tensors[op.outputs[0]].shape)) / rows
-    return tuple(sums.items())
 
 
 class Board:
@@ -176,28 +122,77 @@ def _strangers_law(layer: Layer, others: Sequence[Board]) -> Affine | None:
     return slowest and slowest.scaled(1.0, fits.OF_NOTHING)
 
 
-def call_overhead(laws: Mapping[str, Affine]) -> float:
-    """What a call takes by itself: the smallest fixed part of any unit; 0 where no law has one."""
-    return min((law.alpha for law in laws.values() if law.alpha > 0), default=0.0)
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockLaw:
+    """Seconds of fused units, from the laws of single ones.
+
+    A unit alone is a call of its own (`call` seconds), and the runtime copies what it reads and makes. Inside a block,
+    only the first unit's input and the last one's output are copied: what a unit hands to the next saves `copy` seconds
+    per byte. So each unit but the last has a smaller slope there (`inner`).
+    """
+
+    laws: Mapping[str, Affine]
+    call: float
+    copy: float
+    inner: Mapping[str, float]
+
+    @classmethod
+    def of(cls, laws: Mapping[str, Affine], layers: Mapping[str, Layer], copy: float) -> BlockLaw:
+        call = min((law.alpha for law in laws.values() if law.alpha > 0), default=0.0)
+        bytes_of = {signature: layer.made_bytes for signature, layer in layers.items()}
+        inner = {s: max(LEAST_INNER * law.beta, law.beta - copy * bytes_of.get(s, 0.0)) for s, law in laws.items()}
+        return cls(laws, call, copy, inner)
+
+    def fixed(self, unit: str) -> float:
+        """What a unit takes however few rows it has, without the call."""
+        return max(0.0, self.laws[unit].alpha - self.call)
+
+    def seconds(self, units: Sequence[str], rows: Sequence[float]) -> float:
+        """A block of so many rows of each unit."""
+        inner = sum(self.inner[unit] * count for unit, count in zip(units[:-1], rows[:-1], strict=True))
+        return self.call + sum(self.fixed(unit) for unit in units) + inner + self.laws[units[-1]].beta * rows[-1]
 
 
-def block_seconds(laws: Mapping[str, Affine], overhead: float, units: Sequence[str], rows: Sequence[float]) -> float:
-    """Seconds of fused units by their own laws; the part of each that the call takes is counted once."""
-    parts = ((laws[signature], count) for signature, count in zip(units, rows, strict=True))
-    return overhead + sum(max(0.0, law.alpha - overhead) + law.beta * count for law, count in parts)
+def block_law(board: Board, laws: Mapping[str, Affine], layers: Mapping[str, Layer]) -> BlockLaw:
+    """The law of a board's blocks; what copying takes follows from blocks that were measured, and from its bounds.
+
+    Each measured block tells how much less it took than its units; the weighted median over all of them counts.
+    """
+    prior = _prior_copy(board, layers)
+    if not prior:
+        return BlockLaw.of(laws, layers, 0.0)
+    separate, told = BlockLaw.of(laws, layers, 0.0), [(prior, PRIOR_WEIGHT)]
+    for sample in board.blocks:
+        if all(unit in layers for unit in sample.units):
+            handed = sum(layers[u].made_bytes * r for u, r in zip(sample.units[:-1], sample.rows[:-1], strict=True))
+            together = separate.seconds(sample.units, sample.rows)
+            if handed > 0:
+                told.append((max(0.0, together - sample.seconds) / handed, prior * handed / together))
+    return BlockLaw.of(laws, layers, fits.weighted_median(told))
 
 
-def residuals(board: Board, laws: Mapping[str, Affine], overhead: float) -> tuple[Residuals | None, dict[str, int]]:
-    """How measured blocks differ from the sum of their units; and the column of each unit among the features."""
-    columns = {signature: number for number, signature in enumerate(laws)}
-    blocks = [sample for sample in board.blocks if all(unit in laws for unit in sample.units)]
+def _prior_copy(board: Board, layers: Mapping[str, Layer]) -> float:
+    """Seconds per byte handed over, which is copied twice: no more than the unit that moves most takes for all.
+
+    Nor more than `COPY_FLOPS` operations take at the board's speed. 0 where no unit was measured: then laws are the
+    arithmetic's alone, and hold no copying.
+    """
+    moved = [(board.laws[s].seconds(layer.rows), layer) for s, layer in layers.items() if s in board.laws]
+    bounds = [2 * seconds / ((layer.read_bytes + layer.made_bytes) * layer.rows) for seconds, layer in moved]
+    return min([*bounds, COPY_FLOPS / board.speeds()[""]]) if bounds else 0.0
+
+
+def residuals(board: Board, law: BlockLaw) -> tuple[Residuals | None, dict[str, int]]:
+    """How measured blocks differ from their law; and the column of each unit among the features."""
+    columns = {signature: number for number, signature in enumerate(law.laws)}
+    blocks = [sample for sample in board.blocks if all(unit in columns for unit in sample.units)]
     if not blocks:
         return None, columns
     features, ratios = np.zeros((len(blocks), len(columns))), []
     for number, sample in enumerate(blocks):
         for unit, rows in zip(sample.units, sample.rows, strict=True):
-            features[number, columns[unit]] += laws[unit].seconds(rows)
-        predicted = max(block_seconds(laws, overhead, sample.units, sample.rows), LEAST_SECONDS)
+            features[number, columns[unit]] += law.laws[unit].seconds(rows)
+        predicted = max(law.seconds(sample.units, sample.rows), LEAST_SECONDS)
         ratios.append(min(max(math.log(sample.seconds / predicted), -OUTLIER), OUTLIER))
     features /= features.sum(axis=1, keepdims=True)
     counts = [len(sample.units) for sample in blocks]

@@ -1,9 +1,9 @@
 """From samples to seconds: what any tile of any block takes on each device of a group, and how certain that is.
 
 One unit takes alpha + beta · rows (`fits`). A block of fused units takes the sum over its units, each with the rows it
-computes in the tile, halo included (`tile_rows`); the call counts once; and what measured blocks took beyond or below
-that sum is carried over to blocks that have units in common with them (`fits.Residuals`). The factor of a block does
-not depend on the tile, so a taller tile never takes less.
+computes in the tile, halo included (`tile_rows`), where the call and the copying of what goes in and out count once
+(`boards.BlockLaw`). What measured blocks took beyond or below that is carried over to blocks that have units in common
+with them (`fits.Residuals`). The factor of a block does not depend on the tile, so a taller tile never takes less.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import numpy as np
 
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Interval, Region
-from legion_iot.planning.boards import Board, NetworkLayers, Speeds, call_overhead, complete_laws, residuals
-from legion_iot.planning.fits import Affine, Array, prior_error
+from legion_iot.planning.boards import BlockLaw, Board, Speeds, block_law, complete_laws, residuals
+from legion_iot.planning.fits import Array, prior_error
+from legion_iot.planning.layers import NetworkLayers
 from legion_iot.planning.problem import Group, Problem, Reading, TailRun, TileRun, Wish
 from legion_iot.planning.samples import LEAST_SECONDS, Sample, Samples
 from legion_iot.planning.tile_rows import Indices, TileRows
@@ -37,9 +38,11 @@ class Estimate:
 class _Blocks:
     """All blocks that end with one unit, on one board; arrays go by first unit.
 
-    The strip [a, b) of the block takes `factors` · (`fixed` + `stops[:, b]` − `starts[:, a]`), with a relative error.
+    The strip [a, b) of the block takes `factors` · (`fixed` + `stops[:, b]` − `starts[:, a]`), with a relative error;
+    `slopes` are the seconds for one row of each unit.
     """
 
+    slopes: Array
     fixed: Array
     starts: Array
     stops: Array
@@ -81,7 +84,8 @@ class Predictor:
     def _board_costs(self, name: str) -> _BoardCosts:
         others = [board for board in self._boards.values() if board.name != name and board.laws]
         laws = complete_laws(self._boards[name], others, self._layers, self._told.get(name, {}))
-        return _BoardCosts(self._boards[name], laws, self._layers, self.tile_rows)
+        law = block_law(self._boards[name], laws, self._layers.by_signature)
+        return _BoardCosts(self._boards[name], law, self._layers, self.tile_rows)
 
     @property
     def doubts(self) -> Mapping[str, str]:
@@ -102,13 +106,12 @@ class Predictor:
         """The tile `region` of the block of units `first` to `last`, redundant halo rows included."""
         if not region.area:
             return Estimate(0.0, 0.0)
-        board = self._costs[self._board_of[device]]
-        blocks, table = board.blocks(last), self.tile_rows.table(last)
+        blocks, table = self._costs[self._board_of[device]].blocks(last), self.tile_rows.table(last)
         if self.tile_rows.in_table(table, first, last, region):
             rows = region.rows
             seconds = blocks.fixed[first] + blocks.stops[first, rows.stop] - blocks.starts[first, rows.start]
         else:
-            seconds = blocks.fixed[first] + board.betas[first : last + 1] @ self.tile_rows.of_tile(first, last, region)
+            seconds = blocks.fixed[first] + blocks.slopes[first:] @ self.tile_rows.of_tile(first, last, region)
         seconds = float(max(LEAST_SECONDS, seconds * blocks.factors[first]))
         return Estimate(seconds, seconds * float(blocks.errors[first]))
 
@@ -179,27 +182,30 @@ class Predictor:
 class _BoardCosts:
     """One board's laws, laid out by the units of the network; blocks are worked out when they are asked for."""
 
-    def __init__(self, board: Board, laws: Mapping[str, Affine], layers: NetworkLayers, tile_rows: TileRows) -> None:
+    def __init__(self, board: Board, law: BlockLaw, layers: NetworkLayers, tile_rows: TileRows) -> None:
         self._tile_rows = tile_rows
-        self._units = [laws[layer.signature] for layer in layers.units]
-        self._overhead = call_overhead(laws)
-        self._residuals, columns = residuals(board, laws, self._overhead)
-        self._columns = np.array([columns[layer.signature] for layer in layers.units], dtype=np.int64)
+        signatures = [layer.signature for layer in layers.units]
+        self._units = [law.laws[signature] for signature in signatures]
+        self._fixed = np.array([law.fixed(signature) for signature in signatures])
+        self._call = law.call
+        self._residuals, columns = residuals(board, law)
+        self._columns = np.array([columns[signature] for signature in signatures], dtype=np.int64)
         self._width = len(columns)
         self._blocks: dict[int, _Blocks] = {}
-        self.betas = np.array([law.beta for law in self._units])
-        self.tail = laws[layers.tail.signature] if layers.tail else None
+        self._inner = np.array([law.inner[signature] for signature in signatures])
+        self.tail = law.laws[layers.tail.signature] if layers.tail else None
 
     def blocks(self, last: int) -> _Blocks:
         """All blocks that end with unit `last`."""
         if last not in self._blocks:
-            table, betas = self._tile_rows.table(last), self.betas[: last + 1, None]
-            fixed = np.array([max(0.0, law.alpha - self._overhead) for law in self._units[: last + 1]])
+            table, slopes = self._tile_rows.table(last), self._inner[: last + 1].copy()
+            slopes[last] = self._units[last].beta
             factors, errors = self._factors(last)
             self._blocks[last] = _Blocks(
-                _suffix_sums(fixed) + self._overhead,
-                _suffix_sums(betas * table.starts),
-                _suffix_sums(betas * table.stops),
+                slopes,
+                self._call + _suffix_sums(self._fixed[: last + 1]),
+                _suffix_sums(slopes[:, None] * table.starts),
+                _suffix_sums(slopes[:, None] * table.stops),
                 factors,
                 errors,
             )

@@ -66,6 +66,13 @@ def affine(points: Sequence[tuple[float, float]], fixed: float = 0.0) -> Affine:
     return Affine(alpha, beta, max(OF_FIT, 1.5 * off))  # 1.5: from a median deviation to a standard one
 
 
+def weighted_median(pairs: Sequence[tuple[float, float]]) -> float:
+    """Of pairs (value, weight): the least value with at least half of all weight at or below it."""
+    ordered = sorted(pairs)
+    reached = np.cumsum([weight for _, weight in ordered])
+    return ordered[int(np.searchsorted(reached, reached[-1] / 2))][0]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Residuals:
     """Gaussian process regression of log(measured / predicted) over blocks, by what units they have in common.

@@ -46,17 +46,30 @@ def a_law(seed: int) -> Law:
     return law
 
 
+COPY = 1e-7  # seconds per byte that a unit alone hands over, and a fused one does not
+
+
+def made_bytes(network: Network, unit: int, rows: float) -> float:
+    """Bytes of so many rows of what a unit makes for others."""
+    tensors = network.graph.tensors
+    return (
+        sum(tensors[t].nbytes for t in network.makes(network.units[unit].ops)) * rows / TileRows(network).heights[unit]
+    )
+
+
 def unit_samples(network: Network, law: Law, boards: tuple[str, ...] = ("pi4", "pi5"), heights: int = 2) -> Samples:
-    tile_rows, signatures = TileRows(network), unit_signatures(network)
     samples = []
-    for board, (unit, signature) in itertools.product(boards, enumerate(signatures)):
-        fixed, per_row = law(board, signature)
-        whole = tile_rows.whole(unit)
-        for part in range(1, heights + 1):
-            region = Region(Interval(0, max(1, len(whole.rows) // part)), whole.columns)
-            rows = float(tile_rows.of_tile(unit, unit, region)[0])
-            samples.append(Sample(board, (signature,), (rows,), fixed + per_row * rows, 0.0, 5))
+    for board, unit, part in itertools.product(boards, range(len(network.units)), range(1, heights + 1)):
+        whole = TileRows(network).whole(unit)
+        region = Region(Interval(0, max(1, len(whole.rows) // part)), whole.columns)
+        samples.append(true_sample(network, law, board, unit, unit, region))
     return Samples.of(samples)
+
+
+def true_sample(network: Network, law: Law, board: str, first: int, last: int, region: Region) -> Sample:
+    rows = tuple(float(count) for count in TileRows(network).of_tile(first, last, region))
+    seconds = written_out(network, law, board, first, last, region)
+    return Sample(board, unit_signatures(network)[first : last + 1], rows, seconds, 0.0, 5)
 
 
 def regions(network: Network, last: int, draw: random.Random, count: int) -> list[Region]:
@@ -69,23 +82,34 @@ def regions(network: Network, last: int, draw: random.Random, count: int) -> lis
 
 
 def written_out(network: Network, law: Law, board: str, first: int, last: int, region: Region) -> float:
-    """A block by the units' laws: every row of each, and the call (what every fixed part holds) once."""
+    """A block by the units' laws: every row of each; the call (what every fixed part holds) and the copying once."""
     rows = TileRows(network).of_tile(first, last, region)
     laws = [law(board, signature) for signature in unit_signatures(network)]
     call = min(fixed for fixed, _ in laws)
     parts = zip(laws[first : last + 1], rows, strict=True)
-    return call + sum(fixed - call + per_row * count for (fixed, per_row), count in parts)
+    return (
+        call
+        + sum(fixed - call + per_row * count for (fixed, per_row), count in parts)
+        + COPY * made_bytes(network, last, rows[-1])
+    )
 
 
 @pytest.mark.parametrize("name", ["chain", "residual", "scales", "mixed"])
 def test_exact_laws_are_found_and_blocks_are_sums(name: str) -> None:
+    """From two heights of every unit, and from a few blocks, which tell what copying takes."""
     network, law, draw = NETWORKS[name], a_law(1), random.Random(name)
-    predictor = Predictor(network, GROUP, unit_samples(network, law))
+    last = len(network.units) - 1
+    blocks = [
+        true_sample(network, law, device.board, first, last, region)
+        for device, first in itertools.product(GROUP.devices, range(last))
+        for region in regions(network, last, draw, 2)
+    ]
+    predictor = Predictor(network, GROUP, unit_samples(network, law).add(blocks))
     for last in range(len(network.units)):
         for first, device in itertools.product(range(last + 1), GROUP.devices):
             for region in regions(network, last, draw, 4):
                 expected = written_out(network, law, device.board, first, last, region)
-                assert predictor.tile_seconds(device.name, first, last, region) == pytest.approx(expected)
+                assert predictor.tile_seconds(device.name, first, last, region) == pytest.approx(expected, rel=1e-3)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -195,7 +219,7 @@ def test_the_less_is_known_the_less_it_is_trusted() -> None:
     assert errors == sorted(errors)
     assert errors[0] < 0.1 < errors[2] < 0.5 < errors[3]
     true = written_out(network, law, "pi5", 1, 1, whole)
-    assert [e.seconds for e in estimates[:3]] == pytest.approx([true] * 3)
+    assert [e.seconds for e in estimates[:3]] == pytest.approx([true] * 3, rel=0.05)
     assert Predictor(network, GROUP, Samples()).tile_estimate("bee", 1, 1, whole).seconds > 0
 
 
