@@ -13,7 +13,7 @@ Source: Choi, Lee, Kang and Park, Legion, ICCD 2021, doi 10.1109/ICCD53106.2021.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,30 +66,40 @@ def cost_matrices(predictor: Predictor, hub: str = "") -> CostMatrices:
     speeds = device_speeds(predictor, tile_rows, group)
     rows = tuple(strips(height, speeds) for height in tile_rows.heights)
     shape = (len(group.devices), count)
-    send, run, get, enlargement = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.ones((*shape, count))
+    send, run, get = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     link = group[hub].link if hub else group.orchestrator
     for number, device in enumerate(group.devices):
-        regions = [Region(rows[unit][device.name], tile_rows.whole(unit).columns) for unit in range(count)]
-        alone = np.zeros(count)
-        for unit, region in enumerate(regions):
+        for unit in range(count):
+            region = Region(rows[unit][device.name], tile_rows.whole(unit).columns)
             if region.area:
-                alone[unit] = tile_rows.input_bytes(unit, unit, region)[0]
                 run[number, unit] = predictor.tile_seconds(device.name, unit, unit, region)
                 if device.name != hub:
+                    needed = tile_rows.input_bytes(unit, unit, region)[0]
                     made = _output_bytes(predictor, unit, region)
-                    send[number, unit] = _transfer_seconds(alone[unit], link, device, group)
+                    send[number, unit] = _transfer_seconds(needed, link, device, group)
                     get[number, unit] = _return_seconds(made, link, device, group)
+    enlargement = enlargements(tile_rows, group.names, rows)
+    return CostMatrices(group.names, rows, send, run, get, enlargement, block_costs(send, run, get, enlargement))
+
+
+def enlargements(tile_rows: TileRows, devices: Sequence[str], rows: Sequence[Mapping[str, Interval]]) -> Array:
+    """A, of shape (devices, units, units), for the strips that `rows` gives each device of each unit."""
+    count = len(rows)
+    enlargement = np.ones((len(devices), count, count))
+    for number, device in enumerate(devices):
+        regions = [Region(rows[unit][device], tile_rows.whole(unit).columns) for unit in range(count)]
+        alone = np.array([tile_rows.input_bytes(k, k, r)[0] if r.area else 0 for k, r in enumerate(regions)])
         for last, region in enumerate(regions):
             if region.area:
                 read = tile_rows.input_bytes(0, last, region)
                 known = alone[: last + 1] > 0
                 ratio = np.divide(read, alone[: last + 1], out=np.ones(last + 1), where=known)
                 enlargement[number, : last + 1, last] = np.maximum(1.0, ratio)
-    return CostMatrices(group.names, rows, send, run, get, enlargement, _block_costs(send, run, get, enlargement))
+    return enlargement
 
 
-def _block_costs(send: Array, run: Array, get: Array, enlargement: Array) -> Array:
-    """T, see the module's text."""
+def block_costs(send: Array, run: Array, get: Array, enlargement: Array) -> Array:
+    """T, of shape (units, units), from S, E, R and A; see the module's text."""
     count = run.shape[1]
     block = np.full((count, count), np.inf)
     for last in range(count):

@@ -1,0 +1,24 @@
+"""Planner `single`: one device runs everything, the one that is best at it.
+
+Spends: what `learn` asks. It is what every other plan has to beat.
+"""
+
+from __future__ import annotations
+
+from legion_iot.planning.learning import learn
+from legion_iot.planning.plan import Plan
+from legion_iot.planning.problem import Costs, Planning, Problem
+from legion_iot.planning.ranking import Ranking
+from legion_iot.planning.whole import whole_plan
+
+
+def single(problem: Problem) -> Planning:
+    """Raises AgentError where no device has the memory."""
+    costs = yield from learn(problem)
+    return single_plan(problem, costs)
+
+
+def single_plan(problem: Problem, costs: Costs) -> Plan:
+    """The best device by the estimate; the first of several that are alike."""
+    plans = [whole_plan("single", problem.network, name) for name in problem.group.names]
+    return Ranking(problem, costs).best_fitting(plans)

@@ -1,0 +1,39 @@
+"""Which of several plans is best for an objective, by the estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from legion_iot.planning.estimate import Estimator
+from legion_iot.planning.memory import fits, too_little_memory
+from legion_iot.planning.plan import Plan
+from legion_iot.planning.problem import Costs, Problem
+
+
+class Ranking:
+    """Seconds of plans for one problem: latency, or the time between answers; lower is better."""
+
+    def __init__(self, problem: Problem, costs: Costs) -> None:
+        self.problem = problem
+        self._estimator = Estimator(problem.network, problem.group, costs)
+        self._seconds: dict[tuple[object, ...], float] = {}
+
+    def seconds(self, plan: Plan) -> float:
+        """What the problem's objective counts."""
+        key = (plan.blocks, plan.tail_agent, plan.hub, plan.replicas)
+        if key not in self._seconds:
+            estimate = self._estimator.estimate(plan)
+            is_latency = self.problem.objective == "latency"
+            self._seconds[key] = estimate.latency if is_latency else estimate.interval
+        return self._seconds[key]
+
+    def best(self, plans: Iterable[Plan]) -> Plan:
+        """The first of the plans that take least. Raises ValueError without one."""
+        return min(plans, key=self.seconds)
+
+    def best_fitting(self, plans: Iterable[Plan]) -> Plan:
+        """The best of the plans that every agent has memory for. Raises AgentError where there is none."""
+        fitting = [plan for plan in plans if fits(self.problem.network, plan, self.problem.group)]
+        if not fitting:
+            raise too_little_memory(self.problem.network)
+        return self.best(fitting)

@@ -1,0 +1,149 @@
+"""Small changes to a plan, kept where the estimate says that they help.
+
+Two blocks are merged, a cut is moved by a unit, a few rows are handed from one device to its neighbour, the tail is
+given to another device. Where rows at a block's seams hold others up, its tiles are computed in parts: first what
+others wait for. Sweeps over all blocks are repeated until nothing helps, or enough has been tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from legion_iot.model.blocks import Network
+from legion_iot.model.geometry import Interval, Region
+from legion_iot.planning.memory import fits
+from legion_iot.planning.plan import Block, Plan, Tile
+from legion_iot.planning.ranking import Ranking
+from legion_iot.planning.routing import route
+from legion_iot.planning.strips import map_height, whole_map
+
+MOST_TILES = 4000  # in all plans that are estimated, so that it takes a few tenths of a second
+HANDED = 16  # a part of a map's rows that is handed over in one change
+
+# The plans that differ from a plan in one block, given by its number, or in that block and the next one.
+_Changes = Callable[[Network, Plan, int], Iterator[Plan]]
+
+
+def refined(ranking: Ranking, plan: Plan) -> Plan:
+    """A plan that the estimate takes to be at least as good, of full-width strips without a hub, as `plan` has to be.
+
+    It keeps within the devices' memory if `plan` does.
+    """
+    sweep, before = _Sweep(ranking, plan), None
+    while sweep.best is not before:
+        before = sweep.best
+        sweep.over(_with_other_tail)
+        sweep.over(_in_parts)
+        sweep.over(_merged, _recut)
+        sweep.over(_handed_over)
+    return sweep.best
+
+
+class _Sweep:
+    """The best plan so far, and how many tiles have been estimated."""
+
+    def __init__(self, ranking: Ranking, plan: Plan) -> None:
+        self.best, self.tiles = plan, 0
+        self._ranking = ranking
+
+    def over(self, *kinds: _Changes) -> None:
+        """Try all changes of these kinds, block by block."""
+        problem, number = self._ranking.problem, 0
+        while number < len(self.best.blocks):
+            for kind in kinds:
+                for plan in kind(problem.network, self.best, number):
+                    if self.tiles >= MOST_TILES:
+                        return
+                    self.tiles += sum(len(tile.goes) for block in plan.blocks for tile in block.tiles)
+                    is_better = self._ranking.seconds(plan) < self._ranking.seconds(self.best)
+                    if is_better and fits(problem.network, plan, problem.group):
+                        self.best = plan
+            number += 1
+
+
+def _merged(network: Network, plan: Plan, number: int) -> Iterator[Plan]:
+    if number + 1 < len(plan.blocks):
+        block, after = plan.blocks[number : number + 2]
+        yield _replaced(plan, number, 2, Block(block.first, after.last, after.tiles))
+
+
+def _recut(network: Network, plan: Plan, number: int) -> Iterator[Plan]:
+    """The cut after a block one unit earlier or later."""
+    for step in (-1, 1):
+        if number + 1 < len(plan.blocks):
+            block, after = plan.blocks[number : number + 2]
+            if block.first <= block.last + step < after.last:
+                tiles = _scaled_tiles(network, block, block.last + step)
+                moved = (
+                    Block(block.first, block.last + step, tiles),
+                    Block(block.last + step + 1, after.last, after.tiles),
+                )
+                if tiles:
+                    yield _replaced(plan, number, 2, *moved)
+
+
+def _scaled_tiles(network: Network, block: Block, last: int) -> tuple[Tile, ...]:
+    """The tiles at the same fractions of the map of another last unit."""
+    old, new, columns = map_height(network, block.last), map_height(network, last), whole_map(network, last).columns
+    rows = [(t.agent, t.region.rows.start * new // old, t.region.rows.stop * new // old) for t in block.tiles]
+    return tuple(Tile(agent, Region(Interval(start, stop), columns)) for agent, start, stop in rows if stop > start)
+
+
+def _handed_over(network: Network, plan: Plan, number: int) -> Iterator[Plan]:
+    """Some rows from each tile to the one above or below it; an emptied tile is left out."""
+    block = plan.blocks[number]
+    step = max(1, map_height(network, block.last) // HANDED)
+    for place in range(len(block.tiles) - 1):
+        for moved in (step, -step):
+            above, below = block.tiles[place : place + 2]
+            seam = min(max(above.region.rows.stop + moved, above.region.rows.start), below.region.rows.stop)
+            pair = (
+                _with_rows(above, above.region.rows.start, seam),
+                _with_rows(below, seam, below.region.rows.stop),
+            )
+            kept = tuple(tile for tile in pair if tile.region.area)
+            tiles = (*block.tiles[:place], *kept, *block.tiles[place + 2 :])
+            yield _replaced(plan, number, 1, dataclasses.replace(block, tiles=tiles))
+
+
+def _with_rows(tile: Tile, start: int, stop: int) -> Tile:
+    return Tile(tile.agent, Region(Interval(start, stop), tile.region.columns))
+
+
+def _with_other_tail(network: Network, plan: Plan, number: int) -> Iterator[Plan]:
+    """The tail at one of the last block's devices."""
+    if number == len(plan.blocks) - 1:
+        for tile in plan.blocks[number].tiles:
+            if tile.agent != plan.tail_agent:
+                yield dataclasses.replace(plan, tail_agent=tile.agent)
+
+
+def _in_parts(network: Network, plan: Plan, number: int) -> Iterator[Plan]:
+    """The block's tiles in parts: what is sent to others first, from each end of the strip."""
+    block = plan.blocks[number]
+    reference = network.units[block.last].reference
+    routing = route(network, plan)
+    later = {work.step for work in routing.works if work.block is None or work.block > number}
+    sent: dict[str, list[Interval]] = {}
+    for transfer in routing.transfers:
+        if transfer.tensor == reference and transfer.step in later and transfer.source != transfer.target:
+            sent.setdefault(transfer.source, []).append(transfer.region.rows)
+    tiles = tuple(_divided(tile, sent.get(tile.agent, [])) for tile in block.tiles)
+    if tiles != block.tiles:
+        yield _replaced(plan, number, 1, dataclasses.replace(block, tiles=tiles))
+
+
+def _divided(tile: Tile, sent: list[Interval]) -> Tile:
+    rows = tile.region.rows
+    top = max((interval.stop for interval in sent if interval.start == rows.start), default=rows.start)
+    bottom = min((interval.start for interval in sent if interval.stop == rows.stop), default=rows.stop)
+    if top >= bottom or (top, bottom) == (rows.start, rows.stop):
+        return Tile(tile.agent, tile.region)
+    bounds = ((rows.start, top), (bottom, rows.stop), (top, bottom))
+    parts = tuple(Region(Interval(a, b), tile.region.columns) for a, b in bounds if b > a)
+    return Tile(tile.agent, tile.region, parts)
+
+
+def _replaced(plan: Plan, number: int, count: int, *blocks: Block) -> Plan:
+    return dataclasses.replace(plan, blocks=(*plan.blocks[:number], *blocks, *plan.blocks[number + count :]))

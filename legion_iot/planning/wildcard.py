@@ -1,0 +1,90 @@
+"""Wild cards: which plan is worth a real run, because its result could change the decision.
+
+A candidate's time is uncertain by what it does not share with the best one: blocks that both have are wrong alike. Its
+*optimistic* time is a standard deviation below the predicted one. The most promising card is the candidate of the least
+optimistic time; when no optimistic time is clearly below the best one, nothing is left to be gained: that is
+saturation.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from legion_iot.planning.costs import Predictor
+from legion_iot.planning.plan import Block, Plan
+from legion_iot.planning.problem import Problem
+from legion_iot.planning.ranking import Ranking
+
+WORTH = 0.03  # of the best time: less is not worth a run
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a plan takes by all that is known: measured, or predicted with a standard deviation."""
+
+    plan: Plan
+    seconds: float
+    deviation: float
+    is_measured: bool
+
+    @property
+    def optimistic(self) -> float:
+        """What it may well take if it is better than expected."""
+        return self.seconds - self.deviation
+
+
+def outlooks(
+    problem: Problem, predictor: Predictor, plans: Sequence[Plan], measured: Mapping[Plan, float]
+) -> list[Outlook]:
+    """The plans, best first. Predictions are scaled by what measured plans took beyond or below their own."""
+    ranking = Ranking(problem, predictor)
+    factor = statistics.median([seconds / ranking.seconds(plan) for plan, seconds in measured.items()] or [1.0])
+    expected = {plan: measured.get(plan, ranking.seconds(plan) * factor) for plan in plans}
+    best = min(plans, key=lambda plan: expected[plan])
+    found = []
+    for plan in plans:
+        relative = _relative_deviation(predictor, plan, best)
+        is_measured = plan in measured
+        found.append(Outlook(plan, expected[plan], 0.0 if is_measured else relative * expected[plan], is_measured))
+    return sorted(found, key=lambda outlook: outlook.seconds)
+
+
+def next_card(found: Sequence[Outlook]) -> Plan | None:
+    """The plan whose run promises most; None where nothing promises enough. `found` is the best plan first.
+
+    Before any run, a plan that leads is run itself when another one may be better: a lead that is not measured is none.
+    """
+    best = found[0]
+    open_ones = [outlook for outlook in found[1:] if not outlook.is_measured]
+    promising = min(open_ones, key=lambda outlook: outlook.optimistic, default=None)
+    if promising is None or promising.optimistic > best.seconds * (1 - WORTH):
+        return None
+    return promising.plan if best.is_measured else best.plan
+
+
+def _relative_deviation(predictor: Predictor, plan: Plan, best: Plan) -> float:
+    """Of the plan's time beside that of the best plan: both have the error of the blocks they share.
+
+    The slowest tile of a block stands for it; blocks err independently of each other.
+    """
+    mine, others = _blocks(plan), _blocks(best)
+    total = sum(_slowest(predictor, block)[0] for block in mine)
+    variance = sum(
+        _slowest(predictor, block)[1] ** 2
+        for block in dict.fromkeys((*mine, *others))
+        if not (block in mine and block in others)
+    )
+    return math.sqrt(variance) / total if total else 0.0
+
+
+def _blocks(plan: Plan) -> tuple[Block, ...]:
+    return tuple(block for turn in plan.turns for block in turn.blocks)
+
+
+def _slowest(predictor: Predictor, block: Block) -> tuple[float, float]:
+    """Seconds and standard deviation of a block's slowest tile."""
+    estimates = (predictor.tile_estimate(t.agent, block.first, block.last, t.region) for t in block.tiles)
+    return max((estimate.seconds, estimate.deviation) for estimate in estimates)

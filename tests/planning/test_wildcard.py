@@ -1,0 +1,82 @@
+"""A real run is spent where it can change the choice, and not where it cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from legion_iot.planning.costs import Predictor
+from legion_iot.planning.plan import Plan
+from legion_iot.planning.planners.auto import CARDS, chosen_among
+from legion_iot.planning.problem import PlanRun, Reading, Wish, carry_out
+from legion_iot.planning.whole import whole_plan
+from legion_iot.planning.wildcard import Outlook, next_card, outlooks
+from tests.planning.problems import Case, Recorder, case
+from tests.runtime.networks import NETWORKS
+
+SPEEDS = {"ant": 1e7, "bee": 1.02e7, "cat": 0.98e7}
+GIVEN = case(NETWORKS["residual"], SPEEDS)
+PLANS = [whole_plan(name, NETWORKS["residual"], name) for name in SPEEDS]
+
+
+def outlook(place: int, seconds: float, deviation: float = 0.0, is_measured: bool = False) -> Outlook:
+    return Outlook(PLANS[place], seconds, deviation, is_measured)
+
+
+def test_a_clear_lead_is_not_run() -> None:
+    assert next_card([outlook(0, 1.0), outlook(1, 1.5, 0.1), outlook(2, 2.0, 0.9)]) is None
+    assert next_card([outlook(0, 1.0)]) is None
+
+
+def test_a_lead_in_doubt_is_run_and_then_who_may_beat_it_by_most() -> None:
+    assert next_card([outlook(0, 1.0), outlook(1, 1.1, 0.3), outlook(2, 1.2, 0.6)]) == PLANS[0]
+    assert next_card([outlook(0, 1.0, 0, True), outlook(1, 1.1, 0.3), outlook(2, 1.2, 0.6)]) == PLANS[2]
+
+
+def test_saturation_nothing_left_can_win_by_more_than_it_is_worth() -> None:
+    assert next_card([outlook(0, 1.0, 0, True), outlook(1, 1.1, 0.12), outlook(2, 1.2, 0, True)]) is None
+
+
+def test_what_runs_took_beyond_their_prediction_corrects_the_others() -> None:
+    predictor = Predictor.of(GIVEN.problem)
+    before = {o.plan: o.seconds for o in outlooks(GIVEN.problem, predictor, PLANS, {})}
+    after = {o.plan: o.seconds for o in outlooks(GIVEN.problem, predictor, PLANS, {PLANS[0]: 2 * before[PLANS[0]]})}
+    assert all(abs(after[plan] / before[plan] - 2) < 1e-9 for plan in PLANS)
+
+
+def test_plans_are_as_uncertain_as_what_they_do_not_share() -> None:
+    """A plan that differs only in who runs the tail shares all blocks with the best one: nothing is uncertain."""
+    other = dataclasses.replace(PLANS[0], tail_agent="bee")
+    found = {o.plan: o for o in outlooks(GIVEN.problem, Predictor.of(GIVEN.problem), [PLANS[0], other, PLANS[1]], {})}
+    best = min(found.values(), key=lambda o: o.seconds)
+    assert found[best.plan].deviation == 0
+    assert found[other].deviation == 0
+    assert found[PLANS[1]].deviation > 0
+
+
+def run_among(given: Case, surprise: dict[Plan, float]) -> tuple[Plan, list[Wish]]:
+    """What is chosen among `PLANS` where the plans in `surprise` really take so long."""
+    recorder = Recorder(given)
+
+    def answer(wishes: tuple[Wish, ...]) -> dict[Wish, Reading]:
+        readings = recorder.answer(wishes)
+        told = {w: Reading(surprise[w.plan]) for w in wishes if isinstance(w, PlanRun) and w.plan in surprise}
+        return {**readings, **told}
+
+    plan = carry_out(chosen_among(given.problem, lambda problem, predictor: PLANS), answer)
+    return plan, [wish for wish in recorder.asked if isinstance(wish, PlanRun)]
+
+
+def test_what_was_really_quickest_is_chosen() -> None:
+    """Three devices all but alike: whatever the prediction, runs decide."""
+    for winner in range(3):
+        surprise = {plan: 1.0 if number == winner else 2.0 for number, plan in enumerate(PLANS)}
+        plan, runs = run_among(GIVEN, surprise)
+        assert plan == PLANS[winner]
+        assert 0 < len(runs) <= CARDS
+
+
+def test_a_run_that_answers_nonsense_is_not_believed() -> None:
+    for nonsense in (0.0, -1.0, float("nan")):
+        plan, runs = run_among(GIVEN, dict.fromkeys(PLANS, nonsense))
+        assert plan in PLANS
+        assert len(runs) == 1
