@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 
 from legion_iot.planning import fits
-from legion_iot.planning.fits import Affine, Residuals
+from legion_iot.planning.fits import Affine, Blocks, Residuals
 from legion_iot.planning.layers import Layer, NetworkLayers
 from legion_iot.planning.samples import LEAST_SECONDS, Sample
 
@@ -27,7 +27,6 @@ MOST_BLOCKS = 256  # measured blocks a board's factors rest on: the newest
 OUTLIER = math.log(4)  # a block that took this much longer or shorter than its units together was disturbed
 
 COPY_FLOPS = 10.0  # per byte handed over: 6 to 16 were measured, with XNNPACK and without
-PRIOR_WEIGHT = 0.2  # of that figure; a measured block's is the share of its time that goes by it into copying
 LEAST_INNER = 0.1  # of a unit's slope is left inside a block, at least
 
 # By arithmetic class: floating point operations per second.
@@ -138,7 +137,7 @@ class BlockLaw:
 
     @classmethod
     def of(cls, laws: Mapping[str, Affine], layers: Mapping[str, Layer], copy: float) -> BlockLaw:
-        call = min((law.alpha for law in laws.values() if law.alpha > 0), default=0.0)
+        call = call_seconds(laws)
         bytes_of = {signature: layer.made_bytes for signature, layer in layers.items()}
         inner = {s: max(LEAST_INNER * law.beta, law.beta - copy * bytes_of.get(s, 0.0)) for s, law in laws.items()}
         return cls(laws, call, copy, inner)
@@ -147,53 +146,49 @@ class BlockLaw:
         """What a unit takes however few rows it has, without the call."""
         return max(0.0, self.laws[unit].alpha - self.call)
 
+    def saved(self, units: Sequence[str], rows: Sequence[float]) -> float:
+        """What a block saves by not copying inside."""
+        return sum((self.laws[u].beta - self.inner[u]) * count for u, count in zip(units[:-1], rows[:-1], strict=True))
+
     def seconds(self, units: Sequence[str], rows: Sequence[float]) -> float:
         """A block of so many rows of each unit."""
         inner = sum(self.inner[unit] * count for unit, count in zip(units[:-1], rows[:-1], strict=True))
         return self.call + sum(self.fixed(unit) for unit in units) + inner + self.laws[units[-1]].beta * rows[-1]
 
 
-def block_law(board: Board, laws: Mapping[str, Affine], layers: Mapping[str, Layer]) -> BlockLaw:
-    """The law of a board's blocks; what copying takes follows from blocks that were measured, and from its bounds.
-
-    Each measured block tells how much less it took than its units; the weighted median over all of them counts.
-    """
-    prior = _prior_copy(board, layers)
-    if not prior:
-        return BlockLaw.of(laws, layers, 0.0)
-    separate, told = BlockLaw.of(laws, layers, 0.0), [(prior, PRIOR_WEIGHT)]
-    for sample in board.blocks:
-        if all(unit in layers for unit in sample.units):
-            handed = sum(layers[u].made_bytes * r for u, r in zip(sample.units[:-1], sample.rows[:-1], strict=True))
-            together = separate.seconds(sample.units, sample.rows)
-            if handed > 0:
-                told.append((max(0.0, together - sample.seconds) / handed, prior * handed / together))
-    return BlockLaw.of(laws, layers, fits.weighted_median(told))
+def call_seconds(laws: Mapping[str, Affine]) -> float:
+    """What a call takes by itself: the smallest fixed part of any unit; 0 where no law has one."""
+    return min((law.alpha for law in laws.values() if law.alpha > 0), default=0.0)
 
 
-def _prior_copy(board: Board, layers: Mapping[str, Layer]) -> float:
+def copy_seconds(board: Board, layers: Mapping[str, Layer]) -> float:
     """Seconds per byte handed over, which is copied twice: no more than the unit that moves most takes for all.
 
-    Nor more than `COPY_FLOPS` operations take at the board's speed. 0 where no unit was measured: then laws are the
+    Nor more than `COPY_FLOPS` operations take on the board. 0 where no unit was measured: then laws are the
     arithmetic's alone, and hold no copying.
     """
-    moved = [(board.laws[s].seconds(layer.rows), layer) for s, layer in layers.items() if s in board.laws]
-    bounds = [2 * seconds / ((layer.read_bytes + layer.made_bytes) * layer.rows) for seconds, layer in moved]
-    return min([*bounds, COPY_FLOPS / board.speeds()[""]]) if bounds else 0.0
+    call = call_seconds(board.laws)
+    known = [(board.laws[s].seconds(layer.rows) - call, layer) for s, layer in layers.items() if s in board.laws]
+    if not known:
+        return 0.0
+    bounds = [2 * seconds / ((layer.read_bytes + layer.made_bytes) * layer.rows) for seconds, layer in known]
+    flops = sum(layer.total * layer.rows for _, layer in known)
+    return min([*bounds, COPY_FLOPS * sum(seconds for seconds, _ in known) / flops])
 
 
 def residuals(board: Board, law: BlockLaw) -> tuple[Residuals | None, dict[str, int]]:
-    """How measured blocks differ from their law; and the column of each unit among the features."""
+    """How measured blocks differ from their law; and the column of each unit among the shares of a block."""
     columns = {signature: number for number, signature in enumerate(law.laws)}
-    blocks = [sample for sample in board.blocks if all(unit in columns for unit in sample.units)]
-    if not blocks:
+    samples = [sample for sample in board.blocks if all(unit in columns for unit in sample.units)]
+    if not samples:
         return None, columns
-    features, ratios = np.zeros((len(blocks), len(columns))), []
-    for number, sample in enumerate(blocks):
+    shares, saved, ratios = np.zeros((len(samples), len(columns))), np.zeros(len(samples)), []
+    for number, sample in enumerate(samples):
         for unit, rows in zip(sample.units, sample.rows, strict=True):
-            features[number, columns[unit]] += law.laws[unit].seconds(rows)
+            shares[number, columns[unit]] += law.laws[unit].seconds(rows)
         predicted = max(law.seconds(sample.units, sample.rows), LEAST_SECONDS)
+        saved[number] = law.saved(sample.units, sample.rows) / predicted
         ratios.append(min(max(math.log(sample.seconds / predicted), -OUTLIER), OUTLIER))
-    features /= features.sum(axis=1, keepdims=True)
-    counts = [len(sample.units) for sample in blocks]
-    return Residuals.fit(features, counts, ratios, [sample.error for sample in blocks]), columns
+    shares /= shares.sum(axis=1, keepdims=True)
+    blocks = Blocks([sample.units for sample in samples], shares, saved)
+    return Residuals.fit(blocks, ratios, [sample.error for sample in samples]), columns

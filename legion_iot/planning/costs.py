@@ -18,8 +18,8 @@ import numpy as np
 
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Interval, Region
-from legion_iot.planning.boards import BlockLaw, Board, Speeds, block_law, complete_laws, residuals
-from legion_iot.planning.fits import Array, prior_error
+from legion_iot.planning.boards import BlockLaw, Board, Speeds, complete_laws, copy_seconds, residuals
+from legion_iot.planning.fits import Array, Blocks
 from legion_iot.planning.layers import NetworkLayers
 from legion_iot.planning.problem import Group, Problem, Reading, TailRun, TileRun, Wish
 from legion_iot.planning.samples import LEAST_SECONDS, Sample, Samples
@@ -35,7 +35,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Blocks:
+class _EndingBlocks:
     """All blocks that end with one unit, on one board; arrays go by first unit.
 
     The strip [a, b) of the block takes `factors` · (`fixed` + `stops[:, b]` − `starts[:, a]`), with a relative error;
@@ -84,7 +84,8 @@ class Predictor:
     def _board_costs(self, name: str) -> _BoardCosts:
         others = [board for board in self._boards.values() if board.name != name and board.laws]
         laws = complete_laws(self._boards[name], others, self._layers, self._told.get(name, {}))
-        law = block_law(self._boards[name], laws, self._layers.by_signature)
+        layers = self._layers.by_signature
+        law = BlockLaw.of(laws, layers, copy_seconds(self._boards[name], layers))
         return _BoardCosts(self._boards[name], law, self._layers, self.tile_rows)
 
     @property
@@ -184,24 +185,24 @@ class _BoardCosts:
 
     def __init__(self, board: Board, law: BlockLaw, layers: NetworkLayers, tile_rows: TileRows) -> None:
         self._tile_rows = tile_rows
-        signatures = [layer.signature for layer in layers.units]
+        signatures = self._signatures = tuple(layer.signature for layer in layers.units)
         self._units = [law.laws[signature] for signature in signatures]
         self._fixed = np.array([law.fixed(signature) for signature in signatures])
         self._call = law.call
         self._residuals, columns = residuals(board, law)
         self._columns = np.array([columns[signature] for signature in signatures], dtype=np.int64)
         self._width = len(columns)
-        self._blocks: dict[int, _Blocks] = {}
+        self._blocks: dict[int, _EndingBlocks] = {}
         self._inner = np.array([law.inner[signature] for signature in signatures])
         self.tail = law.laws[layers.tail.signature] if layers.tail else None
 
-    def blocks(self, last: int) -> _Blocks:
+    def blocks(self, last: int) -> _EndingBlocks:
         """All blocks that end with unit `last`."""
         if last not in self._blocks:
             table, slopes = self._tile_rows.table(last), self._inner[: last + 1].copy()
             slopes[last] = self._units[last].beta
             factors, errors = self._factors(last)
-            self._blocks[last] = _Blocks(
+            self._blocks[last] = _EndingBlocks(
                 slopes,
                 self._call + _suffix_sums(self._fixed[: last + 1]),
                 _suffix_sums(slopes[:, None] * table.starts),
@@ -218,15 +219,20 @@ class _BoardCosts:
         totals = np.maximum(_suffix_sums(seconds), LEAST_SECONDS)
         own = _suffix_sums((seconds * [law.error for law in laws]) ** 2) / totals**2
         common = (_suffix_sums(seconds * [law.common for law in laws]) / totals) ** 2
-        counts = np.arange(last + 1, 0, -1)
-        if self._residuals is None:
-            return np.ones(last + 1), np.sqrt(own + common + prior_error(counts) ** 2)
-        features = np.zeros((last + 1, self._width))
+        shares = np.zeros((last + 1, self._width))
         for first in range(last, -1, -1):
             if first < last:
-                features[first] = features[first + 1]
-            features[first, self._columns[first]] += seconds[first]
-        ratios, errors = self._residuals.predict(features / totals[:, None], counts)
+                shares[first] = shares[first + 1]
+            shares[first, self._columns[first]] += seconds[first]
+        units = [self._signatures[first : last + 1] for first in range(last + 1)]
+        betas = np.array([law.beta for law in laws])
+        savings = (betas - self._inner[: last + 1]) * self._tile_rows.heights[: last + 1]
+        savings[last] = 0.0
+        saved = _suffix_sums(savings)
+        blocks = Blocks(units, shares / totals[:, None], saved / (totals - saved))
+        if self._residuals is None:
+            return np.ones(last + 1), np.sqrt(own + common + blocks.prior_error**2)
+        ratios, errors = self._residuals.predict(blocks)
         return np.exp(ratios), np.sqrt(own + common + errors**2)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +20,10 @@ OF_OTHER_BOARD = 0.25
 OF_ARITHMETIC = 0.5
 OF_NOTHING = 1.0
 
-# How far fused blocks stray from the sum of their units: all blocks of a board alike, and each by itself.
-BOARD_VARIANCE = 0.08**2
-BLOCK_VARIANCE = 0.06**2
+# How far fused blocks stray from the law of their units: all of a board alike, those with units in common, and each by
+# itself; and by how much of itself the copying that they save may be mistaken.
+BOARD_VARIANCE, SHARED_VARIANCE, OWN_VARIANCE = 0.04**2, 0.05**2, 0.05**2
+COPY_VARIANCE = 0.5**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,57 +66,61 @@ def affine(points: Sequence[tuple[float, float]], fixed: float = 0.0) -> Affine:
     return Affine(alpha, beta, max(OF_FIT, 1.5 * off))  # 1.5: from a median deviation to a standard one
 
 
-def weighted_median(pairs: Sequence[tuple[float, float]]) -> float:
-    """Of pairs (value, weight): the least value with at least half of all weight at or below it."""
-    ordered = sorted(pairs)
-    reached = np.cumsum([weight for _, weight in ordered])
-    return ordered[int(np.searchsorted(reached, reached[-1] / 2))][0]
+@dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """Blocks to compare: the units of each, in each row of `shares` what every unit adds to the block's time, and
+
+    `saved`: the copying that fusing saves, by the law, over the block's time.
+    """
+
+    units: Sequence[tuple[Hashable, ...]]
+    shares: Array
+    saved: Array
+
+    @property
+    def scales(self) -> Array:
+        """How much of a deviation there can be, by block; none for one unit, whose own law says it all."""
+        counts = np.array([len(units) for units in self.units], dtype=np.float64)
+        scales: Array = np.sqrt(1.0 - 1.0 / counts)
+        return scales
+
+    @property
+    def prior_error(self) -> Array:
+        """The relative standard deviation of each where no block was measured."""
+        by_units = self.scales**2 * (BOARD_VARIANCE + SHARED_VARIANCE + OWN_VARIANCE)
+        error: Array = np.sqrt(by_units + COPY_VARIANCE * self.saved**2)
+        return error
+
+    def covariance(self, other: Blocks) -> Array:
+        """Of the log ratios of these blocks (rows) and others (columns)."""
+        shared = np.stack([np.minimum(row, other.shares).sum(axis=1) for row in self.shares])
+        same = np.array([[a == b for b in other.units] for a in self.units], dtype=np.float64)
+        by_units: Array = BOARD_VARIANCE + SHARED_VARIANCE * shared + OWN_VARIANCE * same
+        return np.outer(self.scales, other.scales) * by_units + COPY_VARIANCE * np.outer(self.saved, other.saved)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Residuals:
-    """Gaussian process regression of log(measured / predicted) over blocks, by what units they have in common.
+    """Gaussian process regression of log(measured / predicted) over blocks.
 
-    Rows of `features` are blocks: each unit's share of the block's predicted time. The covariance of two blocks is
-    that of the board, plus that of what they share (the histogram intersection kernel); both vanish for blocks of one
-    unit, whose own fits say it all. Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006),
-    algorithm 2.1; Barla et al., Histogram intersection kernel for image classification (2003).
+    The covariance of two blocks is that of their board, plus that of what they share (the histogram intersection
+    kernel), plus that of a block with itself, plus that of what both save by copying less (linear). Source: Rasmussen
+    and Williams, Gaussian Processes for Machine Learning (2006), algorithm 2.1; Barla et al., Histogram intersection
+    kernel for image classification (2003).
     """
 
-    features: Array
-    scales: Array
+    measured: Blocks
     weights: Array
     inverse: Array
 
     @classmethod
-    def fit(
-        cls, features: Array, units: Sequence[int] | npt.NDArray[Any], ratios: Sequence[float], noises: Sequence[float]
-    ) -> Residuals:
-        """From measured blocks: features, counts of units, log ratios and the standard deviations of these."""
-        scales = _scales(units)
-        covariance = _covariance(features, scales, features, scales) + np.diag(np.square(noises))
-        inverse = np.linalg.inv(covariance)
-        return cls(features, scales, inverse @ np.asarray(ratios), inverse)
+    def fit(cls, measured: Blocks, ratios: Sequence[float], noises: Sequence[float]) -> Residuals:
+        """From measured blocks: their log ratios, and the standard deviations of these."""
+        inverse = np.linalg.inv(measured.covariance(measured) + np.diag(np.square(noises)))
+        return cls(measured, inverse @ np.asarray(ratios), inverse)
 
-    def predict(self, features: Array, units: Sequence[int] | npt.NDArray[Any]) -> tuple[Array, Array]:
-        """Expected log ratio and its standard deviation for blocks, one in each row of `features`."""
-        scales = _scales(units)
-        cross = _covariance(features, scales, self.features, self.scales)
-        variance = prior_error(units) ** 2 - np.einsum("ij,jk,ik->i", cross, self.inverse, cross)
+    def predict(self, blocks: Blocks) -> tuple[Array, Array]:
+        """Expected log ratio and its standard deviation, by block."""
+        cross = blocks.covariance(self.measured)
+        variance = blocks.prior_error**2 - np.einsum("ij,jk,ik->i", cross, self.inverse, cross)
         return cross @ self.weights, np.sqrt(np.maximum(variance, 0.0))
-
-
-def prior_error(units: Sequence[int] | npt.NDArray[Any]) -> Array:
-    """The relative standard deviation for blocks of so many units, where no block was measured."""
-    return _scales(units) * math.sqrt(BOARD_VARIANCE + BLOCK_VARIANCE)
-
-
-def _scales(units: Sequence[int] | npt.NDArray[Any]) -> Array:
-    scales: Array = np.sqrt(1.0 - 1.0 / np.asarray(units, dtype=np.float64))
-    return scales
-
-
-def _covariance(a: Array, a_scales: Array, b: Array, b_scales: Array) -> Array:
-    shared = np.stack([np.minimum(row, b).sum(axis=1) for row in a])
-    covariance: Array = np.outer(a_scales, b_scales) * (BOARD_VARIANCE + BLOCK_VARIANCE * shared)
-    return covariance

@@ -33,7 +33,8 @@ class CostMatrices:
 
     `send`, `run` and `get` (S, E, R) have shape (devices, units), `enlargement` (A) (devices, units, units), with 1
     below the diagonal and where a device has no rows, `block` (T) (units, units), infinite below the diagonal.
-    `rows` are the strips, by unit.
+    `run_deviation` and `block_deviation` are standard deviations of what E and T may really be; links are taken as
+    they were measured. `rows` are the strips, by unit.
     """
 
     devices: tuple[str, ...]
@@ -43,6 +44,8 @@ class CostMatrices:
     get: Array
     enlargement: Array
     block: Array
+    run_deviation: Array
+    block_deviation: Array
 
 
 def device_speeds(costs: Costs, tile_rows: TileRows, group: Group) -> dict[str, float]:
@@ -66,20 +69,26 @@ def cost_matrices(predictor: Predictor, hub: str = "") -> CostMatrices:
     speeds = device_speeds(predictor, tile_rows, group)
     rows = tuple(strips(height, speeds) for height in tile_rows.heights)
     shape = (len(group.devices), count)
-    send, run, get = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    send, run, get, deviation = (np.zeros(shape) for _ in range(4))
     link = group[hub].link if hub else group.orchestrator
     for number, device in enumerate(group.devices):
         for unit in range(count):
             region = Region(rows[unit][device.name], tile_rows.whole(unit).columns)
             if region.area:
-                run[number, unit] = predictor.tile_seconds(device.name, unit, unit, region)
+                estimate = predictor.tile_estimate(device.name, unit, unit, region)
+                run[number, unit], deviation[number, unit] = estimate.seconds, estimate.deviation
                 if device.name != hub:
                     needed = tile_rows.input_bytes(unit, unit, region)[0]
                     made = _output_bytes(predictor, unit, region)
                     send[number, unit] = _transfer_seconds(needed, link, device, group)
                     get[number, unit] = _return_seconds(made, link, device, group)
     enlargement = enlargements(tile_rows, group.names, rows)
-    return CostMatrices(group.names, rows, send, run, get, enlargement, block_costs(send, run, get, enlargement))
+    block = block_costs(send, run, get, enlargement)
+    # Of the slowest device; its units err alike.
+    slowest = _device_costs(send, run, get, enlargement).argmax(axis=0)
+    errors = _device_costs(np.zeros(shape), deviation, np.zeros(shape), enlargement)
+    block_deviation = np.take_along_axis(errors, slowest[None], axis=0)[0]
+    return CostMatrices(group.names, rows, send, run, get, enlargement, block, deviation, block_deviation)
 
 
 def enlargements(tile_rows: TileRows, devices: Sequence[str], rows: Sequence[Mapping[str, Interval]]) -> Array:
@@ -100,15 +109,21 @@ def enlargements(tile_rows: TileRows, devices: Sequence[str], rows: Sequence[Map
 
 def block_costs(send: Array, run: Array, get: Array, enlargement: Array) -> Array:
     """T, of shape (units, units), from S, E, R and A; see the module's text."""
+    costs = _device_costs(send, run, get, enlargement).max(axis=0)
+    return np.where(np.tri(len(costs), k=-1, dtype=bool), np.inf, costs)
+
+
+def _device_costs(send: Array, run: Array, get: Array, enlargement: Array) -> Array:
+    """What T is the largest of: by device, first and last unit; 0 below the diagonal."""
     count = run.shape[1]
-    block = np.full((count, count), np.inf)
+    costs = np.zeros((len(run), count, count))
     for last in range(count):
         enlarged = enlargement[:, : last + 1, last]
         computing = np.cumsum((run[:, : last + 1] * enlarged)[:, ::-1], axis=1)[:, ::-1]
-        device = send[:, : last + 1] * enlarged + computing + get[:, last, None]
-        working = run[:, last, None] > 0  # a device without rows of the block's output has no part in it
-        block[: last + 1, last] = np.where(working, device, 0.0).max(axis=0)
-    return block
+        seconds = send[:, : last + 1] * enlarged + computing + get[:, last, None]
+        # A device without rows of the block's output has no part in it.
+        costs[:, : last + 1, last] = np.where(run[:, last, None] > 0, seconds, 0.0)
+    return costs
 
 
 def _transfer_seconds(size: float, hub: Link, device: Device, group: Group) -> float:
