@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 
 from legion_iot.planning.memory import Limits
@@ -47,7 +49,7 @@ def families(tables: StripTables, limits: Limits) -> list[Family]:
     sets += [order[:size] for size in (*(s for s in SHARES if s < count), count) if size > 1]
     found = [_by_speed(tables, np.isin(np.arange(count), chosen) * speeds, limits) for chosen in sets]
     if count > 1:
-        found += [_bisected(tables, length, limits) for length in BLOCK_LENGTHS if length <= len(tables.network.units)]
+        found += _bisected(tables, limits)
     distinct: dict[tuple[bytes, ...], Family] = {}
     for family in found:
         if family is not None:
@@ -85,39 +87,43 @@ def _proportional(height: int, speeds: Floats, most: Integers) -> Integers | Non
     return None
 
 
-def _bisected(tables: StripTables, length: int, limits: Limits) -> Family:
-    """Strips by bisection on blocks of so many units."""
-    family = []
+def _bisected(tables: StripTables, limits: Limits) -> list[Family]:
+    """Strips by bisection on blocks of each of the `BLOCK_LENGTHS`."""
+    by_unit = []
     for unit in tables.network.units:
-        height = map_height(tables.network, unit.index)
-        seconds = block_seconds(tables, max(0, unit.index - length + 1), unit.index)
-        family.append(_bounds(bisected_heights(seconds, limits.most_rows(unit.index, height))))
-    return tuple(family)
+        most = limits.most_rows(unit.index, map_height(tables.network, unit.index))
+        firsts = [max(0, unit.index - length + 1) for length in BLOCK_LENGTHS]
+        costs = block_seconds(tables, unit.index, set(firsts))
+        bounds = {first: _bounds(bisected_heights(seconds, most)) for first, seconds in costs.items()}
+        by_unit.append([bounds[first] for first in firsts])
+    return [tuple(choice) for choice in zip(*by_unit, strict=True)]
 
 
-def block_seconds(tables: StripTables, first: int, last: int) -> Floats:
-    """[device, rows]: seconds of a block for so many rows: computing, and getting the rows beyond its own share."""
+def block_seconds(tables: StripTables, last: int, firsts: Container[int]) -> dict[int, Floats]:
+    """By first unit, [device, rows]: seconds of a block for so many rows, with getting those beyond its own share."""
     group, network = tables.group, tables.network
     height = map_height(network, last)
     asked = np.unique(np.linspace(1, height, min(height, _HEIGHTS)).round().astype(np.int64))
     tops = ((height - asked) // 2)[:, None] + np.zeros(len(group.devices), dtype=np.int64)
-    strips = Rows(tops, tops + asked[:, None])
-    span = next(span for span in tables.spans(last, strips) if span.first == first)
-    share = asked[:, None] / height
-    beyond = np.zeros(span.seconds.shape)
-    for tensor, rows in span.needs.items():
-        known = 0.0 if tensor in network.graph.inputs else share
-        beyond += np.maximum(0, rows.count - known * tables.height(tensor)) * tables.row_bytes(tensor)
-    latency, rate = link_numbers(group)
-    # A device that takes every row lacks none, and waits for nobody.
-    seconds = span.seconds + np.where(beyond > 0, 2 * latency + beyond / rate, 0.0)
-    every = np.arange(height + 1)
-    table = np.array([np.interp(every, asked, column) for column in seconds.T])
-    table[:, 0] = 0.0
-    return table
+    share, every = asked[:, None] / height, np.arange(height + 1)
+    latency, rate = _link_numbers(group)
+    found = {}
+    for span in tables.spans(last, Rows(tops, tops + asked[:, None])):
+        if span.first not in firsts:
+            continue
+        beyond = np.zeros(span.seconds.shape)
+        for tensor, rows in span.needs.items():
+            known = 0.0 if tensor in network.graph.inputs else share
+            beyond += np.maximum(0, rows.count - known * tables.height(tensor)) * tables.row_bytes(tensor)
+        # A device that takes every row lacks none, and waits for nobody.
+        seconds = span.seconds + np.where(beyond > 0, 2 * latency + beyond / rate, 0.0)
+        table = np.array([np.interp(every, asked, column) for column in seconds.T])
+        table[:, 0] = 0.0
+        found[span.first] = table
+    return found
 
 
-def link_numbers(group: Group) -> tuple[Floats, Floats]:
+def _link_numbers(group: Group) -> tuple[Floats, Floats]:
     """Of each device: the latency of its link, and the lesser of its two rates in bytes per second."""
     links = [device.link for device in group.devices]
     return np.array([link.latency for link in links]), np.array([min(link.up, link.down) for link in links])

@@ -88,35 +88,33 @@ class HaloSearch:
             for last in range(self.count)
         ]
         self._move = Move(tables)
-        # [first][last][from family, to family]; the first block comes from the orchestrator, from no family.
-        self._steps = [[np.empty(0)] * self.count for _ in range(self.count)]
+        # The first block comes from the orchestrator, from no family: all families say the same of it.
+        self._steps = np.full((self.count, self.count, self.families, self.families), np.inf)  # last, first, from, to
         for last in range(self.count):
             for span in tables.spans(last, self.strips[last]):
-                self._steps[span.first][last] = self._step(span, last)
+                self._steps[last, span.first] = self._step(span, last)
         self._ends = self._end_seconds(costs)
 
     def best(self, families: Sequence[int], tails: Sequence[int]) -> tuple[float, Plan]:
         """The seconds of the cheapest way over these families, and its plan; `tails` are devices for the tail."""
         chosen = np.array(families)
-        value = np.full((self.count, len(chosen)), np.inf)
-        origin = np.zeros((self.count, len(chosen), 2), dtype=np.int64)
+        steps = self._steps[:, :, chosen[:, None], chosen]
+        # value[j] is V(j − 1): before the first unit nothing has been spent, whatever the family.
+        value = np.full((self.count + 1, len(chosen)), np.inf)
+        value[0] = 0.0
+        origin = np.zeros((self.count, len(chosen)), dtype=np.int64)  # first unit · families + family
         for last in range(self.count):
-            value[last] = self._steps[0][last][0, chosen]
-            origin[last, :, 0] = -1
-            for first in range(1, last + 1):
-                through = value[first - 1][:, None] + self._steps[first][last][np.ix_(chosen, chosen)]
-                source = through.argmin(0)
-                least = through[source, np.arange(len(chosen))]
-                better = least < value[last]
-                value[last, better] = least[better]
-                origin[last, better, 0], origin[last, better, 1] = first - 1, source[better]
+            through = (value[: last + 1, :, None] + steps[last, : last + 1]).reshape(-1, len(chosen))
+            origin[last] = through.argmin(0)
+            value[last + 1] = through.min(0)
         total = value[-1][:, None] + self._ends[np.ix_(chosen, np.array(tails))]
         family, tail = np.unravel_index(int(total.argmin()), total.shape)
         states: list[State] = []
         last, at = self.count - 1, int(family)
         while last >= 0:
             states.append((last, int(chosen[at])))
-            last, at = int(origin[last, at, 0]), int(origin[last, at, 1])
+            first, at = divmod(int(origin[last, at]), len(chosen))
+            last = first - 1
         return float(total[family, tail]), self._plan(states[::-1], tails[int(tail)])
 
     def _step(self, span: Span, last: int) -> Floats:

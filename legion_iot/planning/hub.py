@@ -47,7 +47,7 @@ def hub_costs(
             needed = sum((need.count * tables.row_bytes(t) for t, need in span.needs.items()), np.zeros(len(made)))
             arrive = scatter_seconds(group, hub if span.first else None, needed)
             compute = span.seconds.copy()
-            for number, name in enumerate(group.names):
+            for number, name in enumerate(group.names if measured else ()):
                 reading = measured.get(tile_run(problem, name, span.first, last, rows[last]))
                 if reading is not None:
                     compute[number] = reading.seconds

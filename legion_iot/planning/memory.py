@@ -125,8 +125,10 @@ def _units_within(network: Network, before: int, most: float) -> int:
 
 def fits(network: Network, plan: Plan, group: Group) -> bool:
     """Whether every agent has the memory for its part of the plan."""
-    needed = plan_memory_bytes(network, plan)
     limits = {device.name: device.memory_bytes for device in group.devices}
+    if all(limits[name] is None for name in plan.agents):
+        return True
+    needed = plan_memory_bytes(network, plan)
     return all((most := limits[name]) is None or size <= most for name, size in needed.items())
 
 

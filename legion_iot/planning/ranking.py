@@ -7,25 +7,30 @@ from collections.abc import Iterable
 from legion_iot.planning.estimate import Estimator
 from legion_iot.planning.memory import fits, too_little_memory
 from legion_iot.planning.plan import Plan
-from legion_iot.planning.problem import Costs, Problem
+from legion_iot.planning.problem import Costs, Objective, Problem
+from legion_iot.planning.routing import Router
 
 
 class Ranking:
-    """Seconds of plans for one problem: latency, or the time between answers; lower is better."""
+    """Seconds of plans for one problem: latency, or the time between answers; lower is better.
+
+    Plans and tiles are remembered, so planners whose plans are compared share one.
+    """
 
     def __init__(self, problem: Problem, costs: Costs) -> None:
         self.problem = problem
+        self.costs = costs
+        self.router = Router(problem.network)
         self._estimator = Estimator(problem.network, problem.group, costs)
-        self._seconds: dict[tuple[object, ...], float] = {}
+        self._seconds: dict[tuple[object, ...], tuple[float, float]] = {}
 
-    def seconds(self, plan: Plan) -> float:
-        """What the problem's objective counts."""
+    def seconds(self, plan: Plan, objective: Objective | None = None) -> float:
+        """What the problem's objective counts, unless another one is given."""
         key = (plan.blocks, plan.tail_agent, plan.hub, plan.replicas)
         if key not in self._seconds:
             estimate = self._estimator.estimate(plan)
-            is_latency = self.problem.objective == "latency"
-            self._seconds[key] = estimate.latency if is_latency else estimate.interval
-        return self._seconds[key]
+            self._seconds[key] = estimate.latency, estimate.interval
+        return self._seconds[key][(objective or self.problem.objective) == "throughput"]
 
     def best(self, plans: Iterable[Plan]) -> Plan:
         """The first of the plans that take least. Raises ValueError without one."""

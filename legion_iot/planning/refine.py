@@ -15,14 +15,13 @@ from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.memory import fits
 from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.ranking import Ranking
-from legion_iot.planning.routing import route
 from legion_iot.planning.strips import map_height, whole_map
 
-MOST_TILES = 4000  # in all plans that are estimated, so that it takes a few tenths of a second
+MOST_TILES = 2000  # in all plans that are estimated, so that it takes a few tenths of a second
 HANDED = 16  # a part of a map's rows that is handed over in one change
 
 # The plans that differ from a plan in one block, given by its number, or in that block and the next one.
-_Changes = Callable[[Network, Plan, int], Iterator[Plan]]
+_Changes = Callable[[Ranking, Plan, int], Iterator[Plan]]
 
 
 def refined(ranking: Ranking, plan: Plan) -> Plan:
@@ -52,7 +51,7 @@ class _Sweep:
         problem, number = self._ranking.problem, 0
         while number < len(self.best.blocks):
             for kind in kinds:
-                for plan in kind(problem.network, self.best, number):
+                for plan in kind(self._ranking, self.best, number):
                     if self.tiles >= MOST_TILES:
                         return
                     self.tiles += sum(len(tile.goes) for block in plan.blocks for tile in block.tiles)
@@ -62,19 +61,19 @@ class _Sweep:
             number += 1
 
 
-def _merged(network: Network, plan: Plan, number: int) -> Iterator[Plan]:
+def _merged(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
     if number + 1 < len(plan.blocks):
         block, after = plan.blocks[number : number + 2]
         yield _replaced(plan, number, 2, Block(block.first, after.last, after.tiles))
 
 
-def _recut(network: Network, plan: Plan, number: int) -> Iterator[Plan]:
+def _recut(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
     """The cut after a block one unit earlier or later."""
     for step in (-1, 1):
         if number + 1 < len(plan.blocks):
             block, after = plan.blocks[number : number + 2]
             if block.first <= block.last + step < after.last:
-                tiles = _scaled_tiles(network, block, block.last + step)
+                tiles = _scaled_tiles(ranking.problem.network, block, block.last + step)
                 moved = (
                     Block(block.first, block.last + step, tiles),
                     Block(block.last + step + 1, after.last, after.tiles),
@@ -90,10 +89,10 @@ def _scaled_tiles(network: Network, block: Block, last: int) -> tuple[Tile, ...]
     return tuple(Tile(agent, Region(Interval(start, stop), columns)) for agent, start, stop in rows if stop > start)
 
 
-def _handed_over(network: Network, plan: Plan, number: int) -> Iterator[Plan]:
+def _handed_over(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
     """Some rows from each tile to the one above or below it; an emptied tile is left out."""
     block = plan.blocks[number]
-    step = max(1, map_height(network, block.last) // HANDED)
+    step = max(1, map_height(ranking.problem.network, block.last) // HANDED)
     for place in range(len(block.tiles) - 1):
         for moved in (step, -step):
             above, below = block.tiles[place : place + 2]
@@ -111,7 +110,7 @@ def _with_rows(tile: Tile, start: int, stop: int) -> Tile:
     return Tile(tile.agent, Region(Interval(start, stop), tile.region.columns))
 
 
-def _with_other_tail(network: Network, plan: Plan, number: int) -> Iterator[Plan]:
+def _with_other_tail(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
     """The tail at one of the last block's devices."""
     if number == len(plan.blocks) - 1:
         for tile in plan.blocks[number].tiles:
@@ -119,11 +118,11 @@ def _with_other_tail(network: Network, plan: Plan, number: int) -> Iterator[Plan
                 yield dataclasses.replace(plan, tail_agent=tile.agent)
 
 
-def _in_parts(network: Network, plan: Plan, number: int) -> Iterator[Plan]:
+def _in_parts(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
     """The block's tiles in parts: what is sent to others first, from each end of the strip."""
     block = plan.blocks[number]
-    reference = network.units[block.last].reference
-    routing = route(network, plan)
+    reference = ranking.problem.network.units[block.last].reference
+    routing = ranking.router.route(plan)
     later = {work.step for work in routing.works if work.block is None or work.block > number}
     sent: dict[str, list[Interval]] = {}
     for transfer in routing.transfers:

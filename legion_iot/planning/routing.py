@@ -45,18 +45,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Region of a tensor that `source` made and `target` needs for its `step`.
-
-    `made_in` is the source's step; None for the network's inputs. `replica` is the plan's turn both steps belong to.
-    """
+    """Region of a tensor that `source` made and `target` needs for its `step`."""
 
     step: int
     tensor: int
     region: Region
     source: str
     target: str
-    made_in: int | None = None
-    replica: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +60,6 @@ class Routing:
 
     works: tuple[Work, ...]
     transfers: tuple[Transfer, ...]
-
-    @property
-    def replicas(self) -> int:
-        """How many ways there are for a request to go."""
-        return self.works[-1].replica + 1
 
     @property
     def answers(self) -> tuple[Work, ...]:
@@ -157,21 +147,21 @@ class Router:
 
 
 def _transfers(network: Network, works: tuple[Work, ...]) -> Iterator[Transfer]:
-    owners: dict[int, list[tuple[Region, str, int | None]]] = {}
+    owners: dict[int, list[tuple[Region, str]]] = {}
     for tensor in network.graph.inputs:
-        owners[tensor] = [(whole_or_flat(network.graph.tensors[tensor]), ORCHESTRATOR, None)]
+        owners[tensor] = [(whole_or_flat(network.graph.tensors[tensor]), ORCHESTRATOR)]
     for work in works:
         for tensor, needed in work.inputs.items():
-            for owned, owner, made_in in owners[tensor]:
+            for owned, owner in owners[tensor]:
                 if owned.rows.start >= needed.rows.stop or needed.rows.start >= owned.rows.stop:
                     continue
                 part = needed.intersection(owned)
                 if part.area:
-                    yield Transfer(work.step, tensor, part, owner, work.agent, made_in, work.replica)
+                    yield Transfer(work.step, tensor, part, owner, work.agent)
         for tensor, region in work.outputs.items():
             if work.gathers:
                 owners[tensor] = []
-            owners.setdefault(tensor, []).append((region, work.agent, work.step))
+            owners.setdefault(tensor, []).append((region, work.agent))
 
 
 def _is_gathered(plan: Plan, block: Block) -> bool:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from legion_iot.planning.costs import Predictor
 from legion_iot.planning.plan import Block, Plan
-from legion_iot.planning.problem import Problem
 from legion_iot.planning.ranking import Ranking
 
 WORTH = 0.03  # of the best time: less is not worth a run
@@ -37,10 +36,9 @@ class Outlook:
 
 
 def outlooks(
-    problem: Problem, predictor: Predictor, plans: Sequence[Plan], measured: Mapping[Plan, float]
+    ranking: Ranking, predictor: Predictor, plans: Sequence[Plan], measured: Mapping[Plan, float]
 ) -> list[Outlook]:
     """The plans, best first. Predictions are scaled by what measured plans took beyond or below their own."""
-    ranking = Ranking(problem, predictor)
     factor = statistics.median([seconds / ranking.seconds(plan) for plan, seconds in measured.items()] or [1.0])
     expected = {plan: measured.get(plan, ranking.seconds(plan) * factor) for plan in plans}
     best = min(plans, key=lambda plan: expected[plan])

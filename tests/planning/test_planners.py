@@ -12,6 +12,7 @@ from legion_iot.planning.planners import planners
 from legion_iot.planning.planners.halo import halo_plan
 from legion_iot.planning.planners.single import single_plan
 from legion_iot.planning.problem import Link, PlanRun, TileRun
+from legion_iot.planning.ranking import Ranking
 from tests.planning.problems import Case, Recorder, case, cases
 from tests.runtime.networks import NETWORKS
 
@@ -32,7 +33,7 @@ def test_every_plan_is_sound_and_the_same_each_time(name: str, given_case: Case)
 @given(given_case=cases())
 def test_halo_is_never_slower_than_one_device(given_case: Case) -> None:
     plan = halo_plan(given_case.problem, given_case.costs)
-    alone = single_plan(given_case.problem, given_case.costs)
+    alone = single_plan(Ranking(given_case.problem, given_case.costs))
     assert given_case.seconds(plan) <= given_case.seconds(alone)
 
 
@@ -68,7 +69,7 @@ def test_without_memory_there_is_no_plan(name: str) -> None:
 
 def test_a_network_too_large_for_any_device_is_shared() -> None:
     network = NETWORKS["residual"]
-    whole = plan_memory_bytes(network, single_plan(case(network, SPEEDS).problem, case(network, SPEEDS).costs))
+    whole = plan_memory_bytes(network, case(network, SPEEDS).plan(planners["single"]))
     limits = dict.fromkeys(SPEEDS, int(max(whole.values()) * 0.85))
     limited = case(network, SPEEDS, memory=limits)
     with pytest.raises(AgentError):

@@ -8,6 +8,7 @@ from legion_iot.planning.costs import Predictor
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.planners.auto import CARDS, chosen_among
 from legion_iot.planning.problem import PlanRun, Reading, Wish, carry_out
+from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.whole import whole_plan
 from legion_iot.planning.wildcard import Outlook, next_card, outlooks
 from tests.planning.problems import Case, Recorder, case
@@ -38,15 +39,18 @@ def test_saturation_nothing_left_can_win_by_more_than_it_is_worth() -> None:
 
 def test_what_runs_took_beyond_their_prediction_corrects_the_others() -> None:
     predictor = Predictor.of(GIVEN.problem)
-    before = {o.plan: o.seconds for o in outlooks(GIVEN.problem, predictor, PLANS, {})}
-    after = {o.plan: o.seconds for o in outlooks(GIVEN.problem, predictor, PLANS, {PLANS[0]: 2 * before[PLANS[0]]})}
+    ranking = Ranking(GIVEN.problem, predictor)
+    before = {o.plan: o.seconds for o in outlooks(ranking, predictor, PLANS, {})}
+    after = {o.plan: o.seconds for o in outlooks(ranking, predictor, PLANS, {PLANS[0]: 2 * before[PLANS[0]]})}
     assert all(abs(after[plan] / before[plan] - 2) < 1e-9 for plan in PLANS)
 
 
 def test_plans_are_as_uncertain_as_what_they_do_not_share() -> None:
     """A plan that differs only in who runs the tail shares all blocks with the best one: nothing is uncertain."""
     other = dataclasses.replace(PLANS[0], tail_agent="bee")
-    found = {o.plan: o for o in outlooks(GIVEN.problem, Predictor.of(GIVEN.problem), [PLANS[0], other, PLANS[1]], {})}
+    predictor = Predictor.of(GIVEN.problem)
+    ranking = Ranking(GIVEN.problem, predictor)
+    found = {o.plan: o for o in outlooks(ranking, predictor, [PLANS[0], other, PLANS[1]], {})}
     best = min(found.values(), key=lambda o: o.seconds)
     assert found[best.plan].deviation == 0
     assert found[other].deviation == 0
@@ -62,7 +66,7 @@ def run_among(given: Case, surprise: dict[Plan, float]) -> tuple[Plan, list[Wish
         told = {w: Reading(surprise[w.plan]) for w in wishes if isinstance(w, PlanRun) and w.plan in surprise}
         return {**readings, **told}
 
-    plan = carry_out(chosen_among(given.problem, lambda problem, predictor: PLANS), answer)
+    plan = carry_out(chosen_among(given.problem, lambda ranking, predictor: PLANS), answer)
     return plan, [wish for wish in recorder.asked if isinstance(wish, PlanRun)]
 
 

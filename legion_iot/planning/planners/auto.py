@@ -26,13 +26,14 @@ from legion_iot.planning.planners.layerwise import layerwise_plan
 from legion_iot.planning.planners.legion import merged
 from legion_iot.planning.planners.single import single_plan
 from legion_iot.planning.problem import Planning, PlanRun, Problem
+from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.shortest_path import best_division
 from legion_iot.planning.tables import StripTables
 from legion_iot.planning.wildcard import next_card, outlooks
 
 CARDS = 3
 
-Proposal = Callable[[Problem, Predictor], Sequence[Plan]]
+Proposal = Callable[[Ranking, Predictor], Sequence[Plan]]
 
 
 def auto(problem: Problem) -> Planning:
@@ -42,36 +43,37 @@ def auto(problem: Problem) -> Planning:
 
 def auto_within_fss(problem: Problem) -> Planning:
     """The same with only the plans that `fss` chooses among: to see what is lost by not running everything."""
-    return chosen_among(problem, hub_candidates)
+    return chosen_among(problem, lambda ranking, predictor: hub_candidates(ranking.problem, predictor))
 
 
 def chosen_among(problem: Problem, propose: Proposal) -> Planning:
     """The best of the proposed plans, by estimate and a few real runs."""
     predictor = yield from learn(problem)
-    plans = list(dict.fromkeys(propose(problem, predictor)))
+    ranking = Ranking(problem, predictor)
+    plans = list(dict.fromkeys(propose(ranking, predictor)))
     measured: dict[Plan, float] = {}
     for _ in range(CARDS):
-        card = next_card(outlooks(problem, predictor, plans, measured))
+        card = next_card(outlooks(ranking, predictor, plans, measured))
         if card is None:
             break
         seconds = (yield (PlanRun(card),))[PlanRun(card)].seconds
         if not seconds > 0:
             break
         measured[card] = seconds
-    return outlooks(problem, predictor, plans, measured)[0].plan
+    return outlooks(ranking, predictor, plans, measured)[0].plan
 
 
-def candidates(problem: Problem, predictor: Predictor) -> list[Plan]:
+def candidates(ranking: Ranking, predictor: Predictor) -> list[Plan]:
     """The plans of every kind that fit the devices' memory. Raises AgentError where there is none."""
-    found = []
-    for kind in (single_plan, frames_plan, halo_plan):
+    problem, found = ranking.problem, []
+    for make in (single_plan, frames_plan, lambda ranking: halo_plan(problem, predictor, ranking)):
         try:
-            found.append(kind(problem, predictor))
+            found.append(make(ranking))
         except AgentError:  # this kind needs more memory than there is
             continue
     if len(problem.group.devices) > 1:
-        published = (layerwise_plan, deepthings_plan, aofl_plan)
-        plans = [*(kind(problem, predictor) for kind in published), *hub_candidates(problem, predictor)]
+        plans = [layerwise_plan(problem, predictor), deepthings_plan(ranking), aofl_plan(problem, predictor)]
+        plans += hub_candidates(problem, predictor)
         found += [plan for plan in plans if fits(problem.network, plan, problem.group)]
     if not found:
         raise too_little_memory(problem.network)

@@ -13,25 +13,32 @@ from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.hub import fastest
 from legion_iot.planning.learning import learn
 from legion_iot.planning.plan import Block, Plan, Tile
-from legion_iot.planning.problem import Costs, Planning, Problem
+from legion_iot.planning.problem import Planning, Problem
 from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.strips import whole_map
 from legion_iot.planning.whole import whole_plan
 
+COARSE = 24  # values of L that are estimated first; then all near the best of them
+
 
 def deepthings(problem: Problem) -> Planning:
-    """Every L is estimated, and the best one taken."""
+    """Every L is estimated, and the best one taken; in networks of many units, every few first."""
     costs = yield from learn(problem)
-    return deepthings_plan(problem, costs)
+    return deepthings_plan(Ranking(problem, costs))
 
 
-def deepthings_plan(problem: Problem, costs: Costs) -> Plan:
+def deepthings_plan(ranking: Ranking) -> Plan:
     """The hub is the fastest device."""
-    hub = fastest(problem, costs)
+    problem = ranking.problem
+    hub = fastest(problem, ranking.costs)
     if not problem.network.units:
         return whole_plan("deepthings", problem.network, hub)
-    fused = range(1, len(problem.network.units) + 1)
-    return Ranking(problem, costs).best(_plan(problem, hub, count) for count in fused)
+    last = len(problem.network.units)
+    step = -(-last // COARSE)
+    coarse = ranking.best(_plan(problem, hub, count) for count in (*range(1, last, step), last))
+    middle = coarse.blocks[0].last + 1
+    near = range(max(1, middle - step + 1), min(last, middle + step - 1) + 1)
+    return ranking.best(_plan(problem, hub, count) for count in near)
 
 
 def _plan(problem: Problem, hub: str, count: int) -> Plan:

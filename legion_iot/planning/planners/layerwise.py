@@ -19,6 +19,6 @@ def layerwise(problem: Problem) -> Planning:
 
 
 def layerwise_plan(problem: Problem, costs: Costs) -> Plan:
-    """One block for each unit."""
+    """One block for each unit; the hub is the fastest device."""
     division = tuple((unit.index, unit.index) for unit in problem.network.units)
     return hub_plan("layerwise", problem, fastest(problem, costs), strips_by_speed(problem, costs), division)
