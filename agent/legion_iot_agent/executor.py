@@ -33,10 +33,16 @@ MOST_RUNS = 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _LoadedStep:
-    run: Run
+    """A sub-model; `inputs`, of these `shapes`, and `outputs` are tensors of the whole model."""
+
+    run_arrays: Run
     inputs: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     outputs: tuple[int, ...]
+
+    def run(self, inputs: Mapping[int, Array]) -> dict[int, Array]:
+        arrays = [inputs[t].reshape(shape) for t, shape in zip(self.inputs, self.shapes, strict=True)]
+        return {t: as_map(result) for t, result in zip(self.outputs, self.run_arrays(arrays), strict=True)}
 
 
 class Executor:
@@ -50,7 +56,7 @@ class Executor:
         self._threads = threads
         self._xnnpack = xnnpack
         self._throttle = None if cpu_share is None else Throttle(cpu_share, threads)
-        self._steps: dict[int, _LoadedStep] = {}
+        self._steps: dict[int, Callable[[Mapping[int, Array]], dict[int, Array]]] = {}
 
     def load(self, model: Path, assignment: Assignment) -> dict[int, TensorForm]:
         """Cut and load every step of the assignment; the forms of all tensors.
@@ -61,6 +67,9 @@ class Executor:
         network = divide(tflite.open_file(model))
         self._directory.mkdir(parents=True, exist_ok=True)
         for step in assignment.steps:
+            if step.gathers:
+                self._steps[step.step] = dict  # what was needed is there
+                continue
             sub = _sub_model(network, step)
             path = self._directory / f"step-{step.step}.tflite"
             tflite.write_file(sub.graph, path)
@@ -71,7 +80,7 @@ class Executor:
                 tuple(tensor for tensor, _ in sub.inputs),
                 tuple(tensor.shape for tensor in tensors),
                 tuple(tensor for tensor, _ in sub.outputs),
-            )
+            ).run
         return tensor_forms(network)
 
     def _ready(self, path: Path, inputs: Sequence[Array]) -> Run:
@@ -97,9 +106,7 @@ class Executor:
         if loaded is None:
             raise ModelError(f"step {step} is not loaded")
         start = time.perf_counter()
-        arrays = [inputs[t].reshape(shape) for t, shape in zip(loaded.inputs, loaded.shapes, strict=True)]
-        results = loaded.run(arrays)
-        outputs = {t: as_map(result) for t, result in zip(loaded.outputs, results, strict=True)}
+        outputs = loaded(inputs)
         return outputs, time.perf_counter() - start
 
     def profile(self, model: Path, seconds: float) -> tuple[float, ...]:
@@ -140,7 +147,8 @@ def _sub_model(network: Network, step: AssignedStep) -> SubModel:
             raise ModelError(f"the assignment names units {first}–{last}, the model has {len(network.units)}")
         wanted = {output.tensor: region_of(output.region) for output in step.outputs}
         sub = cut_tile(network, network.block_ops(first, last), wanted)
-    told = {(i.tensor, i.region) for i in step.inputs}
-    if told != {(tensor, bounds(region)) for tensor, region in sub.inputs}:
+    for told, cut in ((step.inputs, sub.inputs), (step.outputs, sub.outputs)):
+        if {(part.tensor, part.region) for part in told} == {(tensor, bounds(region)) for tensor, region in cut}:
+            continue
         raise ModelError(f"step {step.step} was planned by another version of legion-iot; update the older side")
     return sub

@@ -1,7 +1,7 @@
 """The agent's process: connections and executor around `runtime.agent`, which decides everything.
 
 One loop takes messages out of the connections' queue, asks the machine, and carries out its effects, computing
-included.
+included; before each step that is computed, everything that has come by then is taken in.
 """
 
 from __future__ import annotations
@@ -108,15 +108,26 @@ class AgentService:
             raise AgentError(f"another agent named {name!r} connected; give each its own --name")
 
     def _loop(self) -> None:
-        ticked = time.monotonic()
+        ticked, wait = time.monotonic(), TICK
         while not self._stopping:
-            self._take(self._links.next(TICK))
+            arrived = self._links.next(wait)
+            self._take(arrived)
+            if arrived is None:
+                self._events.append(machine.Idle())
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
                 self._events.append(machine.Tick())
-            while self._events and not self._stopping:
-                for effect in machine.step(self._state, self._events.popleft(), time.monotonic()):
-                    self._carry_out(effect)
+            # As long as anything happens, what came meanwhile is taken in without waiting, and then comes Idle.
+            wait = 0.0 if self._work_off() or arrived is not None else TICK
+
+    def _work_off(self) -> bool:
+        """Until no event is left; whether there was anything to do."""
+        worked = False
+        while self._events and not self._stopping:
+            for effect in machine.step(self._state, self._events.popleft(), time.monotonic()):
+                self._carry_out(effect)
+                worked = True
+        return worked
 
     def _close(self) -> None:
         try:
@@ -147,7 +158,7 @@ class AgentService:
             case InboxTopic(sender=sender):
                 content, body = codec.unpack(INBOX, message.payload)
                 if isinstance(content, Fragment):
-                    return machine.FragmentArrived(sender, content, body)
+                    return machine.FragmentArrived(sender, content, body, message.received)
                 if isinstance(content, Chunk) and sender == "orchestrator":
                     return machine.ChunkArrived(content, body)
         raise ProtocolError("not for an agent")
@@ -204,7 +215,6 @@ class AgentService:
         except LegionError as error:
             self._events.append(machine.StepFailed(work.epoch, work.request, str(error)))
             return
-        # Ahead of whatever arrived meanwhile: others wait for these rows.
         ended = time.monotonic()
         self._events.appendleft(
             machine.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, seconds, ended)

@@ -21,7 +21,7 @@ from legion_iot.interruption import uninterrupted
 from legion_iot.model.description import describe
 
 if TYPE_CHECKING:
-    from legion_iot.lab.report import DemoReport, TileReport
+    from legion_iot.lab.report import DemoReport, TileReport, TurnReport
     from legion_iot.lab.spec import LabSpec
 
 DEFAULT_MODEL = "efficientnet-lite0"
@@ -86,7 +86,7 @@ def demo(
     if trace is not None:
         _write(trace, json.dumps(report.trace, separators=(",", ":"), allow_nan=False).encode(), "--trace")
     if as_json:
-        typer.echo(json.dumps({**_as_json(report, saved), "trace": None if trace is None else str(trace)}))
+        typer.echo(json.dumps({**_as_json(report, saved), **_trace_json(report, trace)}))
     else:
         show(report, saved)
         if trace is not None:
@@ -165,15 +165,8 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
             "planner": report.planner,
             "wire": report.wire,
             "wire_used": report.wire_used,
-            "blocks": [
-                {
-                    "units": list(b.units),
-                    "output_shape": list(b.output_shape),
-                    "tiles": [_tile_json(t) for t in b.tiles],
-                }
-                for b in report.blocks
-            ],
-            "tail": None if report.tail is None else _tile_json(report.tail),
+            **_turn_json(report.turns[0]),
+            "replicas": [_turn_json(turn) for turn in report.turns[1:]],
         },
         "answer": [{"index": a.index, "label": a.label, "score": a.score} for a in report.answer],
         "picture": None if saved is None else str(saved),
@@ -192,10 +185,37 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
     }
 
 
+def _trace_json(report: DemoReport, path: Path | None) -> dict[str, Any]:
+    """Where the trace is, and of its requests: the share of the latency measured, and that of transfers that overlap
+    with computing."""
+    if path is None or report.trace is None:
+        return {"trace": None, "accounted": None}
+    about = report.trace["otherData"]
+    shown = {"requests": about["requests"], "covered": about["covered"], "overlap": about["overlap"]}
+    return {"trace": str(path), "accounted": shown}
+
+
+def _turn_json(turn: TurnReport) -> dict[str, Any]:
+    return {
+        "requests": turn.requests,
+        "blocks": [
+            {
+                "units": list(b.units),
+                "output_shape": list(b.output_shape),
+                "tiles": [_tile_json(t) for t in b.tiles],
+                "gathered": None if b.gathered is None else _tile_json(b.gathered),
+            }
+            for b in turn.blocks
+        ],
+        "tail": None if turn.tail is None else _tile_json(turn.tail),
+    }
+
+
 def _tile_json(tile: TileReport) -> dict[str, Any]:
     return {
         "agent": tile.agent,
         "rows": list(tile.rows),
         "ms": round(tile.milliseconds, 3),
         "bytes_sent": tile.bytes_sent,
+        "parts": tile.parts,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from legion_iot.cli.console import err, out
 from legion_iot.cli.lab import classes
 
 if TYPE_CHECKING:
-    from legion_iot.lab.report import BlockReport, DemoReport, TileReport
+    from legion_iot.lab.report import BlockReport, DemoReport, TileReport, TurnReport
 
 
 def show(report: DemoReport, saved: Path | None) -> None:
@@ -23,7 +24,7 @@ def show(report: DemoReport, saved: Path | None) -> None:
     out.print(f"{report.model} on {count} agent{'s' if count > 1 else ''}, over {over}", markup=False, soft_wrap=True)
     for line in classes(report.lab) if report.lab else ():
         out.print(line, markup=False, soft_wrap=True)
-    if not report.blocks:
+    if not report.turns[0].blocks:
         err.print(
             f"nothing of {report.model} can be tiled: {report.trunk_ended_by}; one agent runs it whole",
             style="yellow", markup=False, soft_wrap=True,
@@ -75,7 +76,8 @@ def show_trace(report: DemoReport, path: Path) -> None:
     left_out = about["requests_left_out_for_lost_timings"]
     out.print(
         f"trace of {about['requests']} requests saved as {path}: {about['covered']:.1%} of the latency is measured, "
-        "the rest is in transit" + (f"; {left_out} left out, whose timings were lost" if left_out else ""),
+        "the rest is in transit" + (f"; {left_out} left out, whose timings were lost" if left_out else "") + "\n"
+        f"{about['overlap']:.1%} of the time that transfers take overlaps with computing at one of their ends",
         markup=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -93,14 +95,30 @@ def _grid(report: DemoReport) -> Table:
     table.add_column("block", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    for number, block in enumerate(report.blocks, 1):
-        tiles = {tile.agent: tile for tile in block.tiles}
-        cells = ("\n".join(_cells(tiles[name])) if name in tiles else "—" for name in names)
-        table.add_row(f"{number}\n{_units(block)}\n→ {_shape(block)}", *cells, end_section=True)
-    if report.tail is not None:
-        cells = ("\n".join(_cells(report.tail)) if name == report.tail.agent else "—" for name in names)
-        table.add_row("tail", *cells)
+    for title, turn in _turns(report):
+        if title:
+            table.add_row(title, end_section=True)
+        for number, block in enumerate(turn.blocks, 1):
+            tiles = {tile.agent: tile for tile in block.tiles}
+            cells = ("\n".join(_cells(tiles[name])) if name in tiles else "—" for name in names)
+            table.add_row(f"{number}\n{_units(block)}\n→ {_shape(block)}", *cells, end_section=True)
+            if block.gathered is not None:
+                table.add_row("gathered", *_only(block.gathered, names), end_section=True)
+        if turn.tail is not None:
+            table.add_row("tail", *_only(turn.tail, names), end_section=True)
     return table
+
+
+def _only(tile: TileReport, names: Sequence[str]) -> Iterator[str]:
+    """The row of what a single agent does."""
+    return ("\n".join(_cells(tile)) if name == tile.agent else "—" for name in names)
+
+
+def _turns(report: DemoReport) -> Iterator[tuple[str, TurnReport]]:
+    """Each replica with what it is called, in two lines; nothing where there is one only."""
+    for number, turn in enumerate(report.turns, 1):
+        count = f"{turn.requests} request{'s' * (turn.requests != 1)}"
+        yield f"replica {number}\n{count}" if len(report.turns) > 1 else "", turn
 
 
 def _list(report: DemoReport) -> Table:
@@ -109,13 +127,18 @@ def _list(report: DemoReport) -> Table:
         table.add_column(heading, no_wrap=True)
     for heading in ("ROWS", "COMPUTED", "SENT"):
         table.add_column(heading, no_wrap=True, justify="right")
-    for number, block in enumerate(report.blocks, 1):
-        heading, shape = f"{number}: {_units(block)}", _shape(block)
-        for tile in block.tiles:
-            table.add_row(heading, shape, tile.agent, *_cells(tile))
-            heading = shape = ""
-    if report.tail is not None:
-        table.add_row("tail", "", report.tail.agent, *_cells(report.tail))
+    for title, turn in _turns(report):
+        if title:
+            table.add_row(*title.split("\n"))
+        for number, block in enumerate(turn.blocks, 1):
+            heading, shape = f"{number}: {_units(block)}", _shape(block)
+            for tile in block.tiles:
+                table.add_row(heading, shape, tile.agent, *_cells(tile))
+                heading = shape = ""
+            if block.gathered is not None:
+                table.add_row("gathered", "", block.gathered.agent, *_cells(block.gathered))
+        if turn.tail is not None:
+            table.add_row("tail", "", turn.tail.agent, *_cells(turn.tail))
     return table
 
 
@@ -131,6 +154,8 @@ def _shape(block: BlockReport) -> str:
 def _cells(tile: TileReport) -> tuple[str, str, str]:
     first, end = tile.rows
     rows = "whole" if end <= first else f"row {first}" if end == first + 1 else f"rows {first}–{end - 1}"
+    if tile.parts > 1:
+        rows += f" in {tile.parts} parts"
     return rows, f"{tile.milliseconds:.1f} ms", _bytes(tile.bytes_sent)
 
 

@@ -12,7 +12,8 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,13 +31,16 @@ from legion_iot.lab.timeline import TracedRequest, possible
 from legion_iot.lab.trace import chrome_trace
 from legion_iot.lab.whole_model import run_whole_model
 from legion_iot.model import tflite
+from legion_iot.model.blocks import Network
 from legion_iot.model.description import describe
 from legion_iot.orchestrator.answers import picture, top_class
 from legion_iot.orchestrator.inputs import MAX_PAYLOAD, read_input, seen_size
 from legion_iot.orchestrator.service import EndedRequest, OrchestratorOptions, OrchestratorService
+from legion_iot.planning.plan import Plan
+from legion_iot.planning.planners.balanced import balanced
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.runtime.exchange import wire_between
-from legion_iot.runtime.orchestrator import TIMINGS
+from legion_iot.runtime.orchestrator import TIMINGS, MakePlan
 from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
@@ -57,6 +61,11 @@ TIMING_TIMEOUT = 3.0  # seconds to wait for the last timing reports, which come 
 SINGLE_RUNS = 5
 
 
+def shown_plan(network: Network, speeds: Mapping[str, float]) -> Plan:
+    """A plan in which something can be seen to travel."""
+    return balanced(network, speeds, LEAST_BLOCKS)
+
+
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
     """What to demonstrate; `broker` is a URL, or the kind of a broker of our own: "auto", "mosquitto" or "embedded"."""
@@ -71,6 +80,7 @@ class DemoOptions:
     lab: LabSpec | None = None  # its devices are the agents, and its broker the broker
     traced: bool = False
     wire: str = EXACT
+    make_plan: MakePlan = shown_plan
 
 
 Progress = Callable[[str], None]
@@ -104,7 +114,7 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
         address, kind, agents, lab = start(options, topics, stack, progress)
         group = stack.enter_context(_serving(options, address, topics, agents, progress))
         results, ended, latencies = _send(options, address, topics, payload, group, agents, progress)
-        _wait_for_timings(group, len(results))
+        _wait_for_timings(group, ended)
         progress("comparing with the whole model")
         value = ended[0].input
         assert value is not None
@@ -197,7 +207,7 @@ def _serving(
     ended: queue.SimpleQueue[EndedRequest] = queue.SimpleQueue()
     service = OrchestratorService(
         OrchestratorOptions(
-            address, options.model, options.model_name, topics.base, len(agents), LEAST_BLOCKS, options.wire
+            address, options.model, options.model_name, topics.base, len(agents), options.wire, options.make_plan
         ),
         on_phase=lambda phase, detail: phases.put((phase, detail)),
         on_ended=ended.put,
@@ -292,13 +302,14 @@ def _await_answer(answers: queue.SimpleQueue[tuple[float, bytes]], agents: Seque
     raise RequestError(f"no answer within {REQUEST_TIMEOUT:g} s; see the agents' load")
 
 
-def _wait_for_timings(group: _Group, requests: int) -> None:
+def _wait_for_timings(group: _Group, ended: Sequence[EndedRequest]) -> None:
     """Timing reports travel beside the answer; give the last ones time to arrive."""
     state = group.service.state
-    expected = {(work.step, work.agent) for work in state.routing.works[:-1]} if state.routing else set()
+    went = Counter(request.replica for request in ended)
+    works = [work for work in state.routing.works if work.agent != ORCHESTRATOR] if state.routing else []
     deadline = time.monotonic() + TIMING_TIMEOUT
     while time.monotonic() < deadline:
-        if all(len(state.timings.get(key, ())) >= min(requests, TIMINGS) for key in expected):
+        if all(len(state.timings.get((w.step, w.agent), ())) >= min(went[w.replica], TIMINGS) for w in works):
             return
         time.sleep(0.05)
 
@@ -308,13 +319,16 @@ def _trace(service: OrchestratorService, ended: Sequence[EndedRequest], setting:
     state = service.state
     if state.routing is None:
         return None
-    works = [(work.step, work.agent) for work in state.routing.works[:-1]]
-    timings = {key: {t.request: t for t in state.timings.get(key, ()) if possible(t)} for key in works}
-    traced = [
-        TracedRequest(request.result.request, request.times, {k: timings[k][request.result.request] for k in works})
-        for request in ended
-        if request.times is not None and all(request.result.request in timings[key] for key in works)
-    ]
+    works = [work for work in state.routing.works if work.agent != ORCHESTRATOR]
+    traced = []
+    for request in ended:
+        name, timings = request.result.request, {}
+        for work in works:
+            for timing in state.timings.get((work.step, work.agent), ()):
+                if timing.request == name and possible(timing):
+                    timings[work.step, work.agent] = timing
+        if request.times is not None and len(timings) == sum(work.replica == request.replica for work in works):
+            traced.append(TracedRequest(name, request.times, timings, request.replica))
     return chrome_trace(state.routing, traced, len(ended) - len(traced), setting)
 
 
@@ -341,7 +355,6 @@ def _report(
     service = group.service
     runs = [request.outputs for request in ended]
     exact, worst_abs, worst_rel = compare(runs, reference)
-    blocks, tail = plan_report(service)
     answers = [top_class(service.network.graph, service.description, outputs) for outputs in (*runs, reference)]
     return DemoReport(
         model=options.model_name,
@@ -349,8 +362,7 @@ def _report(
         broker=broker,
         agents=tuple(agent_report(agent, service) for agent in agents),
         planner=service.state.plan.planner if service.state.plan else "",
-        blocks=blocks,
-        tail=tail,
+        turns=plan_report(service, Counter(request.replica for request in ended)),
         answer=results[-1].answer,
         exact=exact,
         max_abs_error=worst_abs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from legion_iot.lab.processes import Agent
 from legion_iot.lab.state import LabState
 from legion_iot.model.comparison import difference, same_bits
 from legion_iot.orchestrator.service import OrchestratorService
+from legion_iot.planning.plan import Block
+from legion_iot.planning.routing import ORCHESTRATOR, Work
 from legion_iot.wire.messages import Answer
 from legion_iot.wire.quantised import EXACT, OUTPUT_BOUNDS
 
@@ -21,21 +24,35 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class TileReport:
-    """One tile as it was run: medians over the requests. `rows` are those of the block's output."""
+    """One tile as it was run: medians over the requests, of all its parts together.
+
+    `rows` are those of the block's output.
+    """
 
     agent: str
     rows: tuple[int, int]
     milliseconds: float
     bytes_sent: int
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class BlockReport:
-    """One block of the plan; `units` are its first and last unit."""
+    """One block of the plan; `units` are its first and last unit, `gathered` is where a hub gathers its output."""
 
     units: tuple[int, int]
     output_shape: tuple[int, ...]
     tiles: tuple[TileReport, ...]
+    gathered: TileReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnReport:
+    """One way for requests to go, and how many went it."""
+
+    blocks: tuple[BlockReport, ...]
+    tail: TileReport | None
+    requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +73,8 @@ class DemoReport:
 
     `single_device_ms` is a run of the whole model on one thread of this machine, or on the fastest device of a lab.
     `exact` says that every output of every request equals the whole model's to the bit. `trunk_ended_by` names the op
-    that ends the trunk, empty where nothing does; without blocks it is why the whole model ran on one agent. `wire` is
+    that ends the trunk, empty where nothing does; without blocks it is why the whole model ran on one agent. `turns`
+    are the plan and its replicas. `wire` is
     how float32 maps had to travel between agents, and `wire_used` whether there were any. `top_class_stays` says of a
     classifier whether the best class of every request was the whole model's, and is None for other models.
     """
@@ -66,8 +84,7 @@ class DemoReport:
     broker: str
     agents: tuple[AgentReport, ...]
     planner: str
-    blocks: tuple[BlockReport, ...]
-    tail: TileReport | None
+    turns: tuple[TurnReport, ...]
     answer: tuple[Answer, ...]
     exact: bool
     max_abs_error: float
@@ -109,33 +126,47 @@ def compare(runs: list[tuple[Array, ...]], reference: list[Array]) -> tuple[bool
     return exact, worst_abs, worst_rel
 
 
-def plan_report(service: OrchestratorService) -> tuple[tuple[BlockReport, ...], TileReport | None]:
-    state, graph = service.state, service.network.graph
+def plan_report(service: OrchestratorService, went: Mapping[int, int]) -> tuple[TurnReport, ...]:
+    """The plan and its replicas as they were run; `went` says how many requests took each."""
+    state = service.state
     if state.plan is None or state.routing is None:
         raise AgentError("an agent left the group after the last request; run the demo again")
-    blocks = []
-    for number, block in enumerate(state.plan.blocks):
-        steps = [work.step for work in state.routing.works if work.block == number and not work.gathers]
-        tiles = tuple(
-            _tile_report(service, min(steps), tile.agent, (tile.region.rows.start, tile.region.rows.stop))
-            for tile in block.tiles
-        )
-        shape = graph.tensors[service.network.units[block.last].reference].shape
-        blocks.append(BlockReport((block.first, block.last), shape, tiles))
-    tail = None
-    if service.network.tail:
-        step = next(work.step for work in state.routing.works if work.block is None)
-        tail = _tile_report(service, step, state.plan.tail_agent, (0, 0))
-    return tuple(blocks), tail
+    turns = []
+    for replica, turn in enumerate(state.plan.turns):
+        works = [work for work in state.routing.works if work.replica == replica and work.agent != ORCHESTRATOR]
+        blocks = tuple(_block_report(service, number, block, works) for number, block in enumerate(turn.blocks))
+        tails = [work for work in works if work.block is None]
+        tail = _tile_report(service, tails, (0, 0)) if tails else None
+        turns.append(TurnReport(blocks, tail, went.get(replica, 0)))
+    return tuple(turns)
 
 
-def _tile_report(service: OrchestratorService, step: int, agent: str, rows: tuple[int, int]) -> TileReport:
-    timings = service.state.timings.get((step, agent), ())
+def _block_report(service: OrchestratorService, number: int, block: Block, works: Sequence[Work]) -> BlockReport:
+    ours = [work for work in works if work.block == number]
+    tiles = []
+    for tile in block.tiles:
+        steps = [work for work in ours if work.agent == tile.agent and not work.gathers]
+        if steps:  # a tile may be too low to own a row of any output
+            tiles.append(_tile_report(service, steps, (tile.region.rows.start, tile.region.rows.stop)))
+    gathered = [work for work in ours if work.gathers]
+    shape = service.network.graph.tensors[service.network.units[block.last].reference].shape
+    return BlockReport(
+        (block.first, block.last),
+        shape,
+        tuple(tiles),
+        _tile_report(service, gathered, (0, 0)) if gathered else None,
+    )
+
+
+def _tile_report(service: OrchestratorService, steps: Sequence[Work], rows: tuple[int, int]) -> TileReport:
+    """What one agent took for one or more steps of a request."""
+    timings = [service.state.timings.get((work.step, work.agent), ()) for work in steps]
     return TileReport(
-        agent,
+        steps[0].agent,
         rows,
-        statistics.median(t.seconds for t in timings) * 1e3 if timings else 0.0,
-        int(statistics.median(t.bytes_sent for t in timings)) if timings else 0,
+        sum(statistics.median(t.seconds for t in each) for each in timings if each) * 1e3,
+        sum(int(statistics.median(t.bytes_sent for t in each)) for each in timings if each),
+        len(steps),
     )
 
 
@@ -144,9 +175,8 @@ def agent_report(agent: Agent, service: OrchestratorService) -> AgentReport:
     assert record.info is not None
     assert record.profile is not None
     info = record.info
-    tiles = sum(tile.agent == agent.name for block in service.state.plan.blocks for tile in block.tiles) if (
-        service.state.plan
-    ) else 0  # fmt: skip
+    turns = service.state.plan.turns if service.state.plan else ()
+    tiles = sum(tile.agent == agent.name for turn in turns for block in turn.blocks for tile in block.tiles)
     return AgentReport(
         agent.name,
         agent.pid,

@@ -19,11 +19,12 @@ MOST_SECONDS = 1e6  # of any duration an agent reports
 
 @dataclass(frozen=True, slots=True)
 class TracedRequest:
-    """One request that was answered; `timings` by step and agent."""
+    """One request that was answered; `timings` by step and agent, of the `replica` of the plan it went through."""
 
     request: str
     times: RequestTimes
     timings: Mapping[tuple[int, str], TileTiming]
+    replica: int = 0
 
 
 def possible(timing: TileTiming) -> bool:
@@ -65,12 +66,16 @@ class Account:
 
     `covered` is the time in which at least one participant measured something. `path` is the chain of events that
     determined the answer's time, from arrival to the last output, by kind; its values sum to the latency.
+    `transferring` is the sum of how long each transfer took, from the data being there to all of them being received,
+    and `overlapping` the part of it in which sender or receiver was computing.
     """
 
     latency: float
     covered: float
     gaps: tuple[Gap, ...]
     path: Mapping[str, float]
+    transferring: float
+    overlapping: float
 
 
 class Timeline:
@@ -79,7 +84,7 @@ class Timeline:
     def __init__(self, routing: Routing, requests: Sequence[TracedRequest]) -> None:
         self._routing = routing
         self.requests = requests
-        self._makers = {(t, w.agent): w.step for w in routing.works for t in w.outputs}
+        self._answers = {answer.replica: answer.step for answer in routing.answers}
         self._sources: dict[tuple[int, str], list[Transfer]] = {}
         for transfer in routing.transfers:
             self._sources.setdefault((transfer.step, transfer.target), []).append(transfer)
@@ -87,7 +92,7 @@ class Timeline:
 
     def spans(self, traced: TracedRequest) -> list[Span]:
         """Everything that was measured for a request, in order of time."""
-        times, answer = traced.times, self._routing.answers[0].step
+        times, answer = traced.times, self._answers[traced.replica]
         spans = [Span(ORCHESTRATOR, "sending", None, s.start, s.end, s.size) for s in times.sends]
         if spans:
             spans.append(Span(ORCHESTRATOR, "queued", None, times.arrived, spans[0].start))
@@ -113,12 +118,39 @@ class Timeline:
         start, end = traced.times.arrived, traced.times.ended
         gaps = tuple(_gaps(self.spans(traced), start, end))
         covered = end - start - sum(gap.end - gap.start for gap in gaps)
-        return Account(end - start, covered, gaps, self._path(traced))
+        return Account(end - start, covered, gaps, self._path(traced), *self._overlap(traced))
+
+    def _overlap(self, traced: TracedRequest) -> tuple[float, float]:
+        """How long all transfers took together, and how long of it one of their two ends was computing."""
+        computing: dict[str, list[Span]] = {}
+        for span in self.spans(traced):
+            if span.kind == "computing":
+                computing.setdefault(span.who, []).append(span)
+        transferring = overlapping = 0.0
+        for source, target, start, end in self._travels(traced):
+            transferring += end - start
+            spans = sorted((*computing.get(source, ()), *computing.get(target, ())), key=lambda span: span.start)
+            overlapping += end - start - sum(gap.end - gap.start for gap in _gaps(spans, start, end))
+        return transferring, overlapping
+
+    def _travels(self, traced: TracedRequest) -> Iterator[tuple[str, str, float, float]]:
+        """Each step's transfers from one participant to another, together: from the first being there to the last."""
+        for (_, target), transfers in self._of(traced):
+            for source in {transfer.source for transfer in transfers} - {target}:
+                ours = [transfer for transfer in transfers if transfer.source == source]
+                start = min(self._sent(traced, transfer)[0] for transfer in ours)
+                end = self._came(traced, ours[0])[1]
+                if end > start:
+                    yield source, target, start, end
+
+    def _of(self, traced: TracedRequest) -> Iterator[tuple[tuple[int, str], list[Transfer]]]:
+        """The transfers to each step and participant, of the request's replica."""
+        return ((key, found) for key, found in self._sources.items() if found[0].replica == traced.replica)
 
     def _path(self, traced: TracedRequest) -> dict[str, float]:
         """From the answer back to the arrival, at each step along the input that came last."""
         path = dict.fromkeys(("orchestrator", "sending", "transit", "queued", "computing"), 0.0)
-        step, who, now = self._routing.answers[0].step, ORCHESTRATOR, traced.times.ended
+        step, who, now = self._answers[traced.replica], ORCHESTRATOR, traced.times.ended
 
         def spend(kind: str, until: float) -> None:
             nonlocal now
@@ -133,9 +165,9 @@ class Timeline:
             else:
                 spend("transit", min(max(sent, made), now))
                 spend("sending", made)
-            if transfer.source == ORCHESTRATOR:
+            if transfer.made_in is None:
                 break
-            who, step = transfer.source, self._makers[transfer.tensor, transfer.source]
+            who, step = transfer.source, transfer.made_in
             timing = traced.timings[step, who]
             spend("computing", made - timing.seconds)
             spend("queued", made - timing.seconds - timing.queued)
@@ -145,7 +177,7 @@ class Timeline:
     def _messages(self) -> Iterator[Message]:
         """What went from one participant to another, as the two ends saw it; agents' clocks begin with the epoch."""
         for traced in self.requests:
-            for (_, target), transfers in self._sources.items():
+            for (_, target), transfers in self._of(traced):
                 # A sender's first fragment may hold any of its tensors: it came after the first of them was there.
                 for source in {transfer.source for transfer in transfers} - {target}:
                     ours = [transfer for transfer in transfers if transfer.source == source]
@@ -168,12 +200,12 @@ class Timeline:
 
     def _sent(self, traced: TracedRequest, transfer: Transfer, *, aligned: bool = True) -> tuple[float, float]:
         """When a transfer's data were there to be sent, and when they had been handed to the connection."""
-        if transfer.source == ORCHESTRATOR:
+        if transfer.made_in is None:
             sends = [send for send in traced.times.sends if send.target == transfer.target]
             if not sends:
                 return traced.times.arrived, traced.times.arrived
             return min(send.start for send in sends), max(send.end for send in sends)
-        timing = traced.timings[self._makers[transfer.tensor, transfer.source], transfer.source]
+        timing = traced.timings[transfer.made_in, transfer.source]
         made = timing.begun + timing.receiving + timing.queued + timing.seconds
         made += self._offset(transfer.source) if aligned else 0.0
         return made, made + timing.sending

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from legion_iot.lab.timeline import Account, Gap, Span, Timeline, TracedRequest
-from legion_iot.planning.routing import ORCHESTRATOR, Routing
+from legion_iot.planning.routing import ORCHESTRATOR, Routing, Work
 
 ROWS = {"computing": 1, "sending": 2, "request": 3}
 LARGEST_GAPS = 5  # named per request
@@ -62,6 +62,7 @@ def chrome_trace(routing: Routing, requests: Sequence[TracedRequest], left_out: 
             "requests": len(requests),
             "requests_left_out_for_lost_timings": left_out,
             "covered": round(covered_share(list(accounts.values())), 4),
+            "overlap": round(overlap_share(list(accounts.values())), 4),
         },
     }
 
@@ -72,6 +73,12 @@ def covered_share(accounts: Sequence[Account]) -> float:
     return sum(account.covered for account in accounts) / latency if latency else 0.0
 
 
+def overlap_share(accounts: Sequence[Account]) -> float:
+    """The part of the time in which data travelled between two participants in which one of the two was computing."""
+    transferring = sum(account.transferring for account in accounts)
+    return sum(account.overlapping for account in accounts) / transferring if transferring else 0.0
+
+
 class _Writer:
     """Spans as events; the zero of the axis is when the first request's input was taken up."""
 
@@ -79,8 +86,7 @@ class _Writer:
         self._routing = routing
         self._pids = pids
         self._zero = min((traced.times.taken for traced in requests), default=0.0)
-        self._labels = {work.step: _label(work.step, work.units) for work in routing.works}
-        self._labels[routing.answers[0].step] = "outputs"
+        self._labels = _labels(routing)
         self._arrow = 0
 
     def _event(self, phase: str, name: str, who: str, row: str, at: float, **more: Any) -> Event:
@@ -164,12 +170,7 @@ class _Writer:
         """From each send to the computing that needed it."""
         sends = {(s.who, s.step): s for s in spans if s.kind == "sending"}
         targets = {(s.who, s.step): s for s in spans if s.kind == "computing"}
-        makers = {(t, w.agent): w.step for w in self._routing.works for t in w.outputs}
-        pairs = {
-            (t.source, makers.get((t.tensor, t.source)), t.target, t.step)
-            for t in self._routing.transfers
-            if t.source != t.target
-        }
+        pairs = {(t.source, t.made_in, t.target, t.step) for t in self._routing.transfers if t.source != t.target}
         for source, made_in, target, step in sorted(pairs, key=str):
             start, end = sends.get((source, made_in)), targets.get((target, step))
             if start is not None and end is not None:
@@ -186,11 +187,29 @@ class _Writer:
         return f"{verb} {what}" if span.kind != "receiving" or span.who == ORCHESTRATOR else f"receive for {what}"
 
 
-def _label(step: int, units: tuple[int, int] | None) -> str:
-    if units is None:
-        return "tail"
-    first, last = units
-    return f"block {step + 1} ({f'unit {first}' if first == last else f'units {first}–{last}'})"
+def _labels(routing: Routing) -> dict[int, str]:
+    """What each step is called: its block and part of it, with the replica where there are several."""
+    steps: dict[tuple[int, int], set[int]] = {}
+    for work in routing.works:
+        if work.block is not None and not work.gathers:
+            steps.setdefault((work.replica, work.block), set()).add(work.step)
+    labels = {}
+    for work in routing.works:
+        parts = () if work.block is None else sorted(steps[work.replica, work.block])
+        label = _label(work)
+        if len(parts) > 1 and not work.gathers:
+            label += f", part {parts.index(work.step) + 1}"
+        labels[work.step] = label if routing.replicas == 1 else f"{label} of replica {work.replica + 1}"
+    return labels
+
+
+def _label(work: Work) -> str:
+    if work.block is None:
+        return "outputs" if work.agent == ORCHESTRATOR else "tail"
+    if work.units is None:
+        return f"block {work.block + 1}, gathered"
+    first, last = work.units
+    return f"block {work.block + 1} ({f'unit {first}' if first == last else f'units {first}–{last}'})"
 
 
 def _account_json(account: Account, name: Callable[[Span], str]) -> dict[str, Any]:
@@ -200,6 +219,8 @@ def _account_json(account: Account, name: Callable[[Span], str]) -> dict[str, An
         "covered": round(account.covered / account.latency, 4) if account.latency else 0.0,
         "missing_ms": _ms(account.latency - account.covered),
         "missing": [_gap_text(gap, name) for gap in largest[:LARGEST_GAPS]],
+        "transfers_ms": _ms(account.transferring),
+        "transfers_overlapping_computing_ms": _ms(account.overlapping),
         "critical_path_ms": {kind: _ms(seconds) for kind, seconds in account.path.items()},
     }
 

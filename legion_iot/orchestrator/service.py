@@ -26,6 +26,7 @@ from legion_iot.model.description import describe
 from legion_iot.orchestrator.answers import classes, digests
 from legion_iot.orchestrator.inputs import read_input
 from legion_iot.orchestrator.times import RequestClock, RequestTimes
+from legion_iot.planning.planners.balanced import balanced
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.transport.connection import BrokerAddress, Connected, Message, Will
 from legion_iot.transport.pair import ConnectionPair
@@ -62,15 +63,15 @@ REPORTS: dict[str, type[Ready] | type[Failed] | type[TileTiming]] = {
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorOptions:
-    """What the orchestrator serves, to whom, and from how many agents on."""
+    """What the orchestrator serves, to whom, from how many agents on, and by which plan."""
 
     broker: BrokerAddress
     model_path: Path
     model_name: str
     base_topic: str = "legion"
     least_agents: int = 1
-    least_blocks: int = 1
     wire: str = EXACT  # how float32 maps travel between agents
+    make_plan: machine.MakePlan = balanced
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +82,7 @@ class EndedRequest:
     input: npt.NDArray[Any] | None
     outputs: tuple[npt.NDArray[Any], ...]
     times: RequestTimes | None = None
+    replica: int = 0  # of the plan
 
 
 class OrchestratorService:
@@ -106,7 +108,7 @@ class OrchestratorService:
         self._session = uuid.uuid4().hex
         # Epochs of a new process lie above those of the last one: agents may still hold its retained assignments.
         self.state = machine.State(
-            self.network, self._model, options.least_agents, options.least_blocks, options.wire, epoch=int(time.time())
+            self.network, self._model, options.least_agents, options.make_plan, options.wire, epoch=int(time.time())
         )
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._clock = RequestClock()
@@ -272,7 +274,8 @@ class OrchestratorService:
         self._publish(self._topics.result(self._options.model_name), result)
         if times is not None:
             times.published = time.monotonic()
-        self._on_ended(EndedRequest(result, self._inputs.pop(ended.request, None), ended.outputs, times))
+        value = self._inputs.pop(ended.request, None)
+        self._on_ended(EndedRequest(result, value, ended.outputs, times, ended.replica))
 
     def _publish(self, topic: str, message: object, *, retain: bool = False) -> None:
         self._links.control.publish(topic, codec.to_json(message), retain=retain)

@@ -99,7 +99,7 @@ def _arithmetic_law(layer: Layer, speeds: Speeds, error: float) -> Affine | None
     general = speeds.get("") or (median(speeds.values()) if speeds else 0.0)
     if not general:
         return None
-    return Affine(0.0, sum(flops / speeds.get(name, general) for name, flops in layer.flops) or 1e-9, 0.0, error)
+    return Affine(0.0, sum(flops / speeds.get(name, general) for name, flops in layer.flops), 0.0, error)
 
 
 def _borrowed_law(signature: str, board: Board, others: Sequence[Board]) -> Affine | None:
@@ -179,16 +179,20 @@ def copy_seconds(board: Board, layers: Mapping[str, Layer]) -> float:
 def residuals(board: Board, law: BlockLaw) -> tuple[Residuals | None, dict[str, int]]:
     """How measured blocks differ from their law; and the column of each unit among the shares of a block."""
     columns = {signature: number for number, signature in enumerate(law.laws)}
-    samples = [sample for sample in board.blocks if all(unit in columns for unit in sample.units)]
+    samples, shares, saved, ratios = [], [], [], []
+    for sample in board.blocks:
+        if not all(unit in columns for unit in sample.units):
+            continue
+        share = np.zeros(len(columns))
+        for unit, rows in zip(sample.units, sample.rows, strict=True):
+            share[columns[unit]] += law.laws[unit].seconds(rows)
+        if share.sum() > LEAST_SECONDS:
+            predicted = law.seconds(sample.units, sample.rows)
+            samples.append(sample)
+            shares.append(share / share.sum())
+            saved.append(law.saved(sample.units, sample.rows) / predicted)
+            ratios.append(min(max(math.log(sample.seconds / predicted), -OUTLIER), OUTLIER))
     if not samples:
         return None, columns
-    shares, saved, ratios = np.zeros((len(samples), len(columns))), np.zeros(len(samples)), []
-    for number, sample in enumerate(samples):
-        for unit, rows in zip(sample.units, sample.rows, strict=True):
-            shares[number, columns[unit]] += law.laws[unit].seconds(rows)
-        predicted = max(law.seconds(sample.units, sample.rows), LEAST_SECONDS)
-        saved[number] = law.saved(sample.units, sample.rows) / predicted
-        ratios.append(min(max(math.log(sample.seconds / predicted), -OUTLIER), OUTLIER))
-    shares /= shares.sum(axis=1, keepdims=True)
-    blocks = Blocks([sample.units for sample in samples], shares, saved)
+    blocks = Blocks([sample.units for sample in samples], np.array(shares), np.array(saved))
     return Residuals.fit(blocks, ratios, [sample.error for sample in samples]), columns

@@ -2,7 +2,7 @@
 
 What is modelled.
 
-- A device computes one step after the other: first what was ready first, then the lower step.
+- A device computes one step after the other: of those that are ready, the lowest.
 - A step is ready when its last input has come. What a participant keeps for itself is there at once.
 - A participant's link carries both directions at the same time, and in each one message after the other. It sends in
   the order in which results are ready, those of one step in the routing's order. All messages of a transfer are as
@@ -113,8 +113,7 @@ class Estimator:
     def _turn(self, routing: Routing, plan: Plan, number: int) -> _Run:
         works = [work for work in routing.works if work.replica == number]
         seconds = list(self._seconds(plan.turns[number], works))
-        steps = {work.step for work in works}
-        transfers = [transfer for transfer in routing.transfers if transfer.step in steps]
+        transfers = [transfer for transfer in routing.transfers if transfer.replica == number]
         run = _Run(self._links, self._group.broker, works, seconds, self._deliveries(works, transfers))
         run.run()
         return run
@@ -146,17 +145,9 @@ class Estimator:
         """Each transfer with the work that made what it carries, and the one that needs it; in the routing's order."""
         tensors = self._network.graph.tensors
         index = {(work.step, work.agent): number for number, work in enumerate(works)}
-        makers: dict[tuple[int, str], list[int]] = {}
-        for number, work in enumerate(works):
-            for tensor in work.outputs:
-                makers.setdefault((tensor, work.agent), []).append(number)
         deliveries = []
         for transfer in transfers:
-            maker = -1
-            for number in makers.get((transfer.tensor, transfer.source), ()):
-                # Parts do not overlap; what a hub gathered was made before, and is now the hub's whole.
-                if works[number].step < transfer.step and transfer.region in works[number].outputs[transfer.tensor]:
-                    maker = number
+            maker = -1 if transfer.made_in is None else index[transfer.made_in, transfer.source]
             target = index[transfer.step, transfer.target]
             sizes = messages(transfer, tensors[transfer.tensor], self._wire)
             deliveries.append(_Delivery(maker, target, transfer.source, transfer.target, sizes))
@@ -186,7 +177,7 @@ class _Participant:
     outbox: deque[_Delivery] = field(default_factory=deque)
     sending_until: float = 0.0
     receiving_until: float = 0.0
-    ready: list[tuple[float, int, int]] = field(default_factory=list)  # when, step, work
+    ready: list[tuple[int, int]] = field(default_factory=list)  # step, work
     is_computing: bool = False
 
 
@@ -318,15 +309,15 @@ class _Run:
         elif work.gathers:
             self._has(number, now)
         else:
-            heapq.heappush(self._participants[work.agent].ready, (now, work.step, number))
+            heapq.heappush(self._participants[work.agent].ready, (work.step, number))
             self._compute(work.agent, now)
 
     def _compute(self, name: str, now: float) -> None:
-        """Begin with what has been ready for longest, where the processor is free."""
+        """Begin with what the plan puts first, where the processor is free."""
         device = self._participants[name]
         if device.is_computing or not device.ready:
             return
-        _, step, number = heapq.heappop(device.ready)
+        step, number = heapq.heappop(device.ready)
         work, end = self._works[number], now + self._seconds[number]
         device.is_computing = True
         self.bars.append(Bar(name, "compute", step, work.block, now, end, replica=work.replica))

@@ -45,13 +45,18 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Region of a tensor that `source` made and `target` needs for its `step`."""
+    """Region of a tensor that `source` made and `target` needs for its `step`.
+
+    `made_in` is the source's step; None for the network's inputs. `replica` is the plan's turn both steps belong to.
+    """
 
     step: int
     tensor: int
     region: Region
     source: str
     target: str
+    made_in: int | None = None
+    replica: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,11 @@ class Routing:
 
     works: tuple[Work, ...]
     transfers: tuple[Transfer, ...]
+
+    @property
+    def replicas(self) -> int:
+        """How many ways there are for a request to go."""
+        return self.works[-1].replica + 1
 
     @property
     def answers(self) -> tuple[Work, ...]:
@@ -147,21 +157,21 @@ class Router:
 
 
 def _transfers(network: Network, works: tuple[Work, ...]) -> Iterator[Transfer]:
-    owners: dict[int, list[tuple[Region, str]]] = {}
+    owners: dict[int, list[tuple[Region, str, int | None]]] = {}
     for tensor in network.graph.inputs:
-        owners[tensor] = [(whole_or_flat(network.graph.tensors[tensor]), ORCHESTRATOR)]
+        owners[tensor] = [(whole_or_flat(network.graph.tensors[tensor]), ORCHESTRATOR, None)]
     for work in works:
         for tensor, needed in work.inputs.items():
-            for owned, owner in owners[tensor]:
+            for owned, owner, made_in in owners[tensor]:
                 if owned.rows.start >= needed.rows.stop or needed.rows.start >= owned.rows.stop:
                     continue
                 part = needed.intersection(owned)
                 if part.area:
-                    yield Transfer(work.step, tensor, part, owner, work.agent)
+                    yield Transfer(work.step, tensor, part, owner, work.agent, made_in, work.replica)
         for tensor, region in work.outputs.items():
             if work.gathers:
                 owners[tensor] = []
-            owners.setdefault(tensor, []).append((region, work.agent))
+            owners.setdefault(tensor, []).append((region, work.agent, work.step))
 
 
 def _is_gathered(plan: Plan, block: Block) -> bool:

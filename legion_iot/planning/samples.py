@@ -126,7 +126,7 @@ def from_json(content: Any) -> Samples:
     samples, doubts = content.get("samples"), content.get("doubts", {})
     if not isinstance(samples, list) or len(samples) > MOST_KEYS * KEPT or not isinstance(doubts, dict):
         raise ProtocolError("samples have no list, or one that is too long")
-    if not all(_is_text(text) for pair in doubts.items() for text in pair):
+    if len(doubts) > MOST_KEYS or not all(_is_text(text) for pair in doubts.items() for text in pair):
         raise ProtocolError("the doubts about samples are not texts by board")
     read = Samples.of(_sample(entry) for entry in samples)
     return replace(read, doubts=MappingProxyType({**doubts, **read.doubts}))
@@ -134,17 +134,12 @@ def from_json(content: Any) -> Samples:
 
 def _sample(entry: Any) -> Sample:
     match entry:
-        case [
-            str() as board,
-            [*units],
-            [*rows],
-            int() | float() as seconds,
-            int() | float() as deviation,
-            int() as runs,
-        ]:
-            known = _is_text(board) and 0 < len(units) <= MOST_UNITS and all(_is_text(unit) for unit in units)
-            if known and len(rows) in (0, len(units)) and all(_is_count(row) for row in rows) and runs > 0:
-                return Sample(board, tuple(units), tuple(map(float, rows)), float(seconds), float(deviation), runs)
+        case [str() as board, [*units], [*rows], int() | float() as seconds, int() | float() as error, int() as runs]:
+            texts = 0 < len(units) <= MOST_UNITS and all(_is_text(text) for text in (board, *units))
+            counts = len(rows) == len(units) or (len(units) == 1 and not rows)  # a tail has none
+            finite = all(not isinstance(time, int) or abs(time) < 1 << 53 for time in (seconds, error, runs))
+            if texts and counts and all(_is_count(row) for row in rows) and finite and runs > 0:
+                return Sample(board, tuple(units), tuple(map(float, rows)), float(seconds), float(error), runs)
     raise ProtocolError("a sample is not [board, [signatures], [rows], seconds, deviation, runs]")
 
 

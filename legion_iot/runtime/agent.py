@@ -15,203 +15,95 @@ moves towards it:
 | fetching  | another model is wanted        | AskChunk …; the assignment's own model comes after it  | fetching  |
 | loading   | loaded                         | Report ready                                           | ready     |
 | loading   | load failed                    | Report failed                                          | idle      |
-| ready     | fragment that completes a step | Compute                                                | ready     |
-| ready     | step done                      | Send … to others, Report timing, Compute what it fed   | ready     |
+| ready     | fragment that completes a step | none; the step is ready                                | ready     |
+| ready     | idle                           | Compute: of the oldest request, the first ready step   | ready     |
+| ready     | step done                      | Send … to others, Report timing; what it fed is ready  | ready     |
 | ready     | step failed                    | Report failed                                          | ready     |
 | any       | fragment of another epoch      | none; counted                                          | unchanged |
 
-Rows for others are sent before the agent's own next step starts, since somebody waits for them.
+Rows for others are sent before the next step starts, since somebody waits for them; and what came meanwhile is taken
+in first, so that the next step is the one the plan puts first. A tile in parts thus computes its interior while its
+borders are under way and halos arrive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from legion_iot.errors import ProtocolError
+from legion_iot.runtime.agent_events import (
+    AskChunk,
+    AssignmentArrived,
+    ChunkArrived,
+    CommandArrived,
+    Compute,
+    Effect,
+    Event,
+    FinishModel,
+    FragmentArrived,
+    Idle,
+    Load,
+    Loaded,
+    ModelStored,
+    ProfileDone,
+    PublishInfo,
+    Report,
+    ReportTiming,
+    RunProfile,
+    SendRegion,
+    StepDone,
+    StepFailed,
+    StoreChunk,
+    Tick,
+    Unload,
+)
 from legion_iot.runtime.arrivals import Arrival, Arrivals
-from legion_iot.runtime.exchange import Exchange, TensorForm, wire_between
+from legion_iot.runtime.assignment import sends_by_step
+from legion_iot.runtime.exchange import Exchange, wire_between
 from legion_iot.runtime.fetch import Fetch
+from legion_iot.runtime.ready import ReadySteps
 from legion_iot.wire.messages import (
     Assignment,
-    Chunk,
-    ChunkRequest,
     Command,
     Failed,
     Fragment,
     ModelReference,
+    PeerRegion,
     Profile,
     Ready,
+    RegionBounds,
     TileTiming,
 )
-from legion_iot.wire.tensors import Array, region_of, wire_bytes
+from legion_iot.wire.tensors import region_of, wire_bytes
 
-# --- events ---
-
-
-@dataclass(frozen=True, slots=True)
-class AssignmentArrived:
-    assignment: Assignment
-
-
-@dataclass(frozen=True, slots=True)
-class CommandArrived:
-    command: Command
-
-
-@dataclass(frozen=True, slots=True)
-class FragmentArrived:
-    sender: str
-    header: Fragment
-    body: memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkArrived:
-    chunk: Chunk
-    body: memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStored:
-    """The file of a model is complete and verified, or (with a reason) it is not."""
-
-    sha256: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Every sub-model of the assignment can run; `forms` are those of the tensors its steps read."""
-
-    epoch: int
-    forms: Mapping[int, TensorForm]
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class StepDone:
-    """Outputs by tensor, each (rows, columns, channels); `ended` is when, on the clock of `step`."""
-
-    epoch: int
-    request: str
-    attempt: int
-    step: int
-    outputs: Mapping[int, Array]
-    seconds: float
-    ended: float
-
-
-@dataclass(frozen=True, slots=True)
-class StepFailed:
-    epoch: int
-    request: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileDone:
-    sha256: str
-    runs: tuple[float, ...]
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = (
-    AssignmentArrived | CommandArrived | FragmentArrived | ChunkArrived | ModelStored | Loaded | StepDone | StepFailed
-    | ProfileDone | Tick
-)  # fmt: skip
-
-# --- effects ---
-
-
-@dataclass(frozen=True, slots=True)
-class AskChunk:
-    request: ChunkRequest
-
-
-@dataclass(frozen=True, slots=True)
-class StoreChunk:
-    chunk: Chunk
-    body: memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class FinishModel:
-    """Verify the fetched file and take it into the store; answered by ModelStored."""
-
-    model: ModelReference
-
-
-@dataclass(frozen=True, slots=True)
-class PublishInfo:
-    """Publish what the agent is and holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Cut and load the assignment's sub-models; answered by Loaded."""
-
-    assignment: Assignment
-
-
-@dataclass(frozen=True, slots=True)
-class Unload:
-    """Free all loaded sub-models."""
-
-
-@dataclass(frozen=True, slots=True)
-class Compute:
-    """Run a step; answered by StepDone or StepFailed."""
-
-    epoch: int
-    request: str
-    attempt: int
-    step: int
-    inputs: Mapping[int, Array]
-
-
-@dataclass(frozen=True, slots=True)
-class RunProfile:
-    """Run the whole model for about `seconds`; answered by ProfileDone."""
-
-    model: ModelReference
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class SendRegion:
-    """Send `header.region` out of `values`, which cover the region `origin` (its first row and column)."""
-
-    target: str
-    header: Fragment
-    values: Array
-    origin: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Publish a report; a Profile goes to the agent's retained profile."""
-
-    message: Ready | Failed | Profile
-
-
-@dataclass(frozen=True, slots=True)
-class ReportTiming:
-    """Publish the timing of a step whose sends went before, with the time since `computed` as what they took."""
-
-    timing: TileTiming
-    computed: float
-
-
-Effect = (
-    AskChunk | StoreChunk | FinishModel | PublishInfo | Load | Unload | Compute | RunProfile | SendRegion | Report
-    | ReportTiming
-)  # fmt: skip
+__all__ = [  # events and effects included, for whoever drives the machine
+    "AskChunk",
+    "AssignmentArrived",
+    "ChunkArrived",
+    "CommandArrived",
+    "Compute",
+    "Effect",
+    "Event",
+    "FinishModel",
+    "FragmentArrived",
+    "Idle",
+    "Load",
+    "Loaded",
+    "ModelStored",
+    "ProfileDone",
+    "PublishInfo",
+    "Report",
+    "ReportTiming",
+    "RunProfile",
+    "SendRegion",
+    "State",
+    "StepDone",
+    "StepFailed",
+    "StoreChunk",
+    "Tick",
+    "Unload",
+    "step",
+]
 
 
 @dataclass(slots=True)
@@ -223,6 +115,8 @@ class State:
     fetch: Fetch | None = None
     assignment: Assignment | None = None
     exchange: Exchange | None = None
+    sends: dict[int, list[PeerRegion]] = field(default_factory=dict)
+    ready: ReadySteps = field(default_factory=ReadySteps)
     ready_at: float = 0.0
     arrivals: Arrivals = field(default_factory=Arrivals)
     dropped: int = 0
@@ -246,13 +140,12 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
         case StepDone():
             return _step_done(state, event, now)
         case StepFailed():
-            if state.exchange is not None and event.epoch == state.exchange.epoch:
-                state.exchange.forget(event.request)
-            return [Report(Failed(event.epoch, event.request, event.reason))]
+            return _step_failed(state, event)
         case ProfileDone():
-            if event.reason:
-                return [Report(Failed(0, "", event.reason))]
-            return [Report(Profile(event.sha256, event.runs))]
+            return [Report(Failed(0, "", event.reason) if event.reason else Profile(event.sha256, event.runs))]
+        case Idle():
+            compute = state.ready.take()
+            return [] if compute is None else [compute]
         case Tick():
             return _tick(state, now)
 
@@ -262,7 +155,7 @@ def _assignment(state: State, event: AssignmentArrived, now: float) -> list[Effe
     if state.assignment is not None and assignment == state.assignment:
         return []  # retained messages come again after a reconnect
     state.assignment = assignment
-    state.exchange = None
+    state.exchange, state.ready = None, ReadySteps()
     if not assignment.steps:
         return [Unload(), Report(Ready(assignment.epoch))]
     if assignment.model.sha256 in state.models:
@@ -351,22 +244,18 @@ def _loaded(state: State, event: Loaded, now: float) -> list[Effect]:
     if event.reason:
         return [Report(Failed(event.epoch, "", event.reason))]
     try:
-        _check_sends(assignment)
-        needs = {s.step: {i.tensor: region_of(i.region) for i in s.inputs} for s in assignment.steps}
-        state.exchange = Exchange(assignment.epoch, needs, assignment.receives, event.forms, assignment.wire)
+        state.sends = sends_by_step(assignment)
+        state.exchange = _exchange(assignment, event)
     except ProtocolError as error:
         return [Report(Failed(event.epoch, "", f"the assignment contradicts itself ({error}); update the older side"))]
     state.ready_at, state.arrivals = now, Arrivals()
     return [Report(Ready(event.epoch))]
 
 
-def _check_sends(assignment: Assignment) -> None:
-    """Raises ProtocolError where a region is to be sent that no step makes."""
-    made = {(o.tensor, region_of(o.region)) for s in assignment.steps for o in s.outputs}
-    for part in assignment.sends:
-        region = region_of(part.region)
-        if not any(part.tensor == tensor and region in whole for tensor, whole in made):
-            raise ProtocolError(f"{part.region} of tensor {part.tensor} is to be sent, but not made")
+def _exchange(assignment: Assignment, loaded: Loaded) -> Exchange:
+    needs = {s.step: {i.tensor: region_of(i.region) for i in s.inputs} for s in assignment.steps}
+    replicas = {s.step: s.replica for s in assignment.steps}
+    return Exchange(assignment.epoch, needs, assignment.receives, loaded.forms, assignment.wire, replicas)
 
 
 def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
@@ -379,10 +268,12 @@ def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
     except ProtocolError:
         state.dropped += 1
         return []
-    state.arrivals.note(header.request, header.step, now, event.sender, len(event.body))
-    if inputs is None:
-        return []
-    return [Compute(header.epoch, header.request, header.attempt, header.step, inputs)]
+    received = now if event.received is None else max(event.received, state.ready_at)
+    state.arrivals.note(header.request, header.step, received, event.sender, len(event.body))
+    state.ready.began(header.request)
+    if inputs is not None:
+        state.ready.add(Compute(header.epoch, header.request, header.attempt, header.step, inputs))
+    return []
 
 
 def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
@@ -390,21 +281,12 @@ def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
     if assignment is None or exchange is None or event.epoch != exchange.epoch:
         return []
     made = {o.tensor: o.region for s in assignment.steps if s.step == event.step for o in s.outputs}
-    sends: list[Effect] = []
-    computes: list[Effect] = []
+    effects: list[Effect] = []
     bytes_sent = 0
-    for part in assignment.sends:
-        if part.tensor not in made:
-            continue
+    for part in state.sends[event.step]:
         values, origin = event.outputs[part.tensor], made[part.tensor]
         if part.peer == state.name:
-            region, whole = region_of(part.region), region_of(origin)
-            top, left = region.rows.start - whole.rows.start, region.columns.start - whole.columns.start
-            kept = values[top : top + len(region.rows), left : left + len(region.columns)]
-            inputs = exchange.put(event.request, part.step, part.tensor, region, kept)
-            state.arrivals.note(event.request, part.step, now)
-            if inputs is not None:
-                computes.append(Compute(event.epoch, event.request, event.attempt, part.step, inputs))
+            _keep(state, exchange, event, part, origin, now)
             continue
         channels, dtype = values.shape[2], str(values.dtype)
         wire = wire_between(dtype, part.peer, assignment.wire)
@@ -412,8 +294,28 @@ def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
             event.request, event.attempt, event.epoch, part.step, part.tensor, part.region, channels, dtype, wire
         )
         bytes_sent += wire_bytes(region_of(part.region), channels, dtype, wire)
-        sends.append(SendRegion(part.peer, header, values, origin))
-    return [*sends, ReportTiming(_timing(state, event, bytes_sent), event.ended), *computes]
+        effects.append(SendRegion(part.peer, header, values, origin))
+    return [*effects, ReportTiming(_timing(state, event, bytes_sent), event.ended)]
+
+
+def _step_failed(state: State, event: StepFailed) -> list[Effect]:
+    if state.exchange is not None and event.epoch == state.exchange.epoch:
+        state.exchange.forget(event.request)
+        state.ready.forget(event.request)
+    return [Report(Failed(event.epoch, event.request, event.reason))]
+
+
+def _keep(
+    state: State, exchange: Exchange, event: StepDone, part: PeerRegion, origin: RegionBounds, now: float
+) -> None:
+    """What the agent made stays with it, for a later step of its own."""
+    region, whole = region_of(part.region), region_of(origin)
+    top, left = region.rows.start - whole.rows.start, region.columns.start - whole.columns.start
+    kept = event.outputs[part.tensor][top : top + len(region.rows), left : left + len(region.columns)]
+    inputs = exchange.put(event.request, part.step, part.tensor, region, kept)
+    state.arrivals.note(event.request, part.step, now)
+    if inputs is not None:
+        state.ready.add(Compute(event.epoch, event.request, event.attempt, part.step, inputs))
 
 
 def _timing(state: State, event: StepDone, bytes_sent: int) -> TileTiming:

@@ -38,7 +38,7 @@ class Arrivals:
     def note(self, request: str, step: int, now: float, peer: str = "", size: int = 0) -> None:
         """An input of the step is here; `peer` and `size` where it came as so many bytes from another participant."""
         arrival = self._steps.setdefault((request, step), Arrival(now, now))
-        arrival.last = now
+        arrival.first, arrival.last = min(arrival.first, now), max(arrival.last, now)
         arrival.bytes_received += size
         if peer:
             arrival.peers[peer] = (arrival.peers.get(peer, (now, now))[0], now)

@@ -1,11 +1,12 @@
-"""From a routing to what one agent is told."""
+"""From a routing to what one agent is told, and which of its steps makes what it is to send."""
 
 from __future__ import annotations
 
+from legion_iot.errors import ProtocolError
 from legion_iot.planning.routing import Routing
 from legion_iot.wire.messages import AssignedStep, Assignment, ModelReference, PeerRegion, TensorRegion
 from legion_iot.wire.quantised import EXACT
-from legion_iot.wire.tensors import bounds
+from legion_iot.wire.tensors import bounds, region_of
 
 
 def assignment_of(epoch: int, model: ModelReference, routing: Routing, agent: str, wire: str = EXACT) -> Assignment:
@@ -16,6 +17,8 @@ def assignment_of(epoch: int, model: ModelReference, routing: Routing, agent: st
             work.units,
             tuple(TensorRegion(t, bounds(region)) for t, region in work.inputs.items()),
             tuple(TensorRegion(t, bounds(region)) for t, region in work.outputs.items()),
+            work.gathers,
+            work.replica,
         )
         for work in routing.works
         if work.agent == agent
@@ -27,3 +30,27 @@ def assignment_of(epoch: int, model: ModelReference, routing: Routing, agent: st
         PeerRegion(t.step, t.tensor, bounds(t.region), t.target) for t in routing.transfers if t.source == agent
     )
     return Assignment(epoch, model, steps, receives, sends, wire)
+
+
+def sends_by_step(assignment: Assignment) -> dict[int, list[PeerRegion]]:
+    """What each of the agent's steps has to send, or keep for a later one.
+
+    A region is sent by the step that made it last before the receiver's. Raises ProtocolError where none makes it, or
+    one that gathers makes anything but what it needs.
+    """
+    for step in assignment.steps:
+        if step.gathers and set(step.inputs) != set(step.outputs):
+            raise ProtocolError(f"step {step.step} gathers, but makes not what it needs")
+    sends: dict[int, list[PeerRegion]] = {step.step: [] for step in assignment.steps}
+    for part in assignment.sends:
+        region = region_of(part.region)
+        makers = [
+            step.step
+            for step in assignment.steps
+            if step.step < part.step
+            and any(made.tensor == part.tensor and region in region_of(made.region) for made in step.outputs)
+        ]
+        if not makers:
+            raise ProtocolError(f"{part.region} of tensor {part.tensor} is to be sent, but not made")
+        sends[max(makers)].append(part)
+    return sends

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from legion_iot.errors import ProtocolError
 from legion_iot.model.blocks import Network
@@ -18,7 +19,7 @@ from legion_iot.wire.messages import Fragment, PeerRegion
 from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.tensors import Array, Assembly, read_fragment, region_of
 
-MAX_REQUESTS = 16  # with unfinished regions; the oldest is dropped, since its sender has given it up
+MAX_REQUESTS = 16  # with unfinished steps, for each replica; beyond it the one is dropped that was silent for longest
 REMEMBERED = 256  # ended requests whose late fragments are still recognised
 
 
@@ -47,11 +48,21 @@ def wire_between(dtype: str, peer: str, wire: str) -> str:
     return "" if wire == EXACT or dtype != EXACT or peer == ORCHESTRATOR else wire
 
 
+@dataclass(slots=True)
+class _Request:
+    """What is there for one request: its replica, the steps whose inputs are not complete, and the inputs so far."""
+
+    replica: int
+    steps: set[int]
+    inputs: dict[int, dict[int, Assembly]] = field(default_factory=dict)
+
+
 class Exchange:
     """The regions one participant collects in one epoch.
 
     `needs` maps step → tensor → region; `receives` says which part comes from whom; `forms` gives each tensor's form;
-    `wire` is the plan's wire dtype.
+    `wire` is the plan's wire dtype; `replicas` names the replica of each step that is not of the first one. A request
+    goes through the steps of the replica that its first fragment is for, and is forgotten with the last of them.
     Raises ProtocolError where they contradict each other.
     """
 
@@ -62,8 +73,10 @@ class Exchange:
         receives: Sequence[PeerRegion],
         forms: Mapping[int, TensorForm],
         wire: str = EXACT,
+        replicas: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self.epoch = epoch
+        self._replicas = {step: replicas.get(step, 0) for step in needs}
         self._wire = wire
         self._needs = needs
         self._forms = forms
@@ -73,7 +86,8 @@ class Exchange:
             if needed is None or region_of(part.region) not in needed or part.tensor not in forms:
                 raise ProtocolError(f"step {part.step} does not need {part.region} of tensor {part.tensor}")
             self._expected.setdefault((part.peer, part.step, part.tensor), []).append(region_of(part.region))
-        self._requests: OrderedDict[str, dict[int, dict[int, Assembly]]] = OrderedDict()
+        self._most_requests = MAX_REQUESTS * len(set(self._replicas.values()))
+        self._requests: OrderedDict[str, _Request] = OrderedDict()
         self._ended: deque[str] = deque(maxlen=REMEMBERED)
 
     def __len__(self) -> int:
@@ -82,7 +96,7 @@ class Exchange:
     def put_fragment(self, sender: str, header: Fragment, body: memoryview) -> dict[int, Array] | None:
         """Take in a fragment; the step's inputs by tensor when this made them complete, else None.
 
-        Raises ProtocolError where the fragment is of another epoch, or not what this sender is to send.
+        Raises ProtocolError where the fragment is of another epoch or replica, or not what this sender is to send.
         """
         if header.epoch != self.epoch:
             raise ProtocolError(f"fragment of epoch {header.epoch} in epoch {self.epoch}")
@@ -101,19 +115,27 @@ class Exchange:
         """Take in a region of this participant's own, or one that has been checked; answers like `put_fragment`."""
         if request in self._ended:
             return None
-        steps = self._requests.get(request)
-        if steps is None:
-            steps = self._requests[request] = self._assemblies()
-            if len(self._requests) > MAX_REQUESTS:
+        replica = self._replicas[step]
+        held = self._requests.get(request)
+        if held is None:
+            held = _Request(replica, {other for other, of in self._replicas.items() if of == replica})
+            self._requests[request] = held
+            if len(self._requests) > self._most_requests:
                 self.forget(next(iter(self._requests)))
-        parts = steps.get(step)
-        if parts is None:
-            return None  # the step has had its inputs already: a late duplicate
+        elif held.replica != replica:
+            raise ProtocolError(f"request {request} goes through replica {held.replica}, step {step} is of {replica}")
+        self._requests.move_to_end(request)
+        if step not in held.steps:
+            return None  # it has had its inputs already: a late duplicate
+        if step not in held.inputs:
+            held.inputs[step] = self._assemblies(step)
+        parts = held.inputs[step]
         parts[tensor].put(region, values)
         if any(part.missing for part in parts.values()):
             return None
-        del steps[step]
-        if not steps:
+        del held.inputs[step]
+        held.steps.remove(step)
+        if not held.steps:
             self.forget(request)
         return {index: part.values for index, part in parts.items()}
 
@@ -122,8 +144,8 @@ class Exchange:
         self._requests.pop(request, None)
         self._ended.append(request)
 
-    def _assemblies(self) -> dict[int, dict[int, Assembly]]:
+    def _assemblies(self, step: int) -> dict[int, Assembly]:
         return {
-            step: {t: Assembly(region, self._forms[t].channels, self._forms[t].dtype) for t, region in needed.items()}
-            for step, needed in self._needs.items()
+            tensor: Assembly(region, self._forms[tensor].channels, self._forms[tensor].dtype)
+            for tensor, region in self._needs[step].items()
         }

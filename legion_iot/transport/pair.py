@@ -7,8 +7,10 @@ holds the data connection's thread, and by TCP the broker, instead of dropping w
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import queue
+import time
 from collections.abc import Callable, Sequence
 
 from legion_iot.transport.connection import (
@@ -81,6 +83,8 @@ class ConnectionPair:
             self._enqueue(event)
 
     def _enqueue(self, event: Connected | Message) -> None:
+        if isinstance(event, Message):
+            event = dataclasses.replace(event, received=time.monotonic())
         try:
             self._events.put(event, timeout=INBOX_WAIT)
         except queue.Full:

@@ -101,12 +101,18 @@ class PeerRegion:
 
 @dataclass(frozen=True, slots=True)
 class AssignedStep:
-    """One step of one agent; `units` are its block's first and last unit, None for the tail."""
+    """One step of one agent; `units` are its block's first and last unit, None for the tail and for gathering.
+
+    A step that `gathers` makes what it needs: regions of others become the agent's own. Steps of different replicas of
+    a plan have nothing in common: a request goes through those of one `replica`.
+    """
 
     step: int
     units: tuple[int, int] | None
     inputs: tuple[TensorRegion, ...]
     outputs: tuple[TensorRegion, ...]
+    gathers: bool = False
+    replica: int = 0
 
 
 @dataclass(frozen=True, slots=True)

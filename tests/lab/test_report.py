@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from legion_iot.cli.demo_tables import plan_table
-from legion_iot.lab.report import AgentReport, BlockReport, DemoReport, TileReport, compare
+from legion_iot.lab.report import AgentReport, BlockReport, DemoReport, TileReport, TurnReport, compare
 
 
 def array(*values: float) -> np.ndarray:
@@ -35,11 +36,12 @@ def test_what_cannot_be_compared_is_infinitely_wrong() -> None:
 def report(agents: int) -> DemoReport:
     names = [f"agent-{n}" for n in range(1, agents + 1)]
     tiles = tuple(TileReport(name, (100 * n, 100 * n + 100), 1234.5, 123_456_789) for n, name in enumerate(names))
+    block, tail = BlockReport((0, 107), (1, 112, 112, 1024), tiles), TileReport(names[-1], (0, 0), 0.2, 4000)
     return DemoReport(
         model="net", image="cat.jpg", broker="embedded 0.1.0",
         agents=tuple(AgentReport(name, 1, "litert", 1.0, 1) for name in names),
-        planner="balanced", blocks=(BlockReport((0, 107), (1, 112, 112, 1024), tiles),) * 3,
-        tail=TileReport(names[-1], (0, 0), 0.2, 4000), answer=(), exact=True, max_abs_error=0.0, max_rel_error=0.0,
+        planner="balanced", turns=(TurnReport((block,) * 3, tail, 1),), answer=(), exact=True,
+        max_abs_error=0.0, max_rel_error=0.0,
         latencies_ms=(1.0,), single_device_ms=1.0, picture=None,
         trunk_ended_by="",
     )  # fmt: skip
@@ -58,3 +60,20 @@ def test_the_plan_is_whole_at_every_width(agents: int, width: int) -> None:
     assert text.count("whole") == 1
     if agents == 3:
         assert any(all(f"agent-{n}" in line for n in (1, 2, 3)) for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_parts_gathering_and_replicas_are_shown(width: int) -> None:
+    plain = report(3)
+    block = plain.turns[0].blocks[0]
+    tiles = (dataclasses.replace(block.tiles[0], parts=3), *block.tiles[1:])
+    gathered = dataclasses.replace(block, tiles=tiles, gathered=TileReport("agent-2", (0, 0), 0.0, 77_000))
+    turns = (TurnReport((gathered,), plain.turns[0].tail, 4), TurnReport((block,), None, 1))
+    console = Console(width=width, file=io.StringIO())
+    console.print(plan_table(dataclasses.replace(plain, turns=turns), console))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("in 3 parts") == 1
+    assert text.count("gathered") == 1
+    assert text.count("77.0 kB") == 1
+    for title in ("replica 1", "4 requests", "replica 2"):
+        assert text.count(title) == 1

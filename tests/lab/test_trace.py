@@ -26,17 +26,17 @@ ROW = Region(Interval(0, 1), Interval(0, 1))
 def two_agents() -> Routing:
     """The input goes to both; bee needs a row of ant's for the tail."""
     works = (
-        Work(0, "ant", (0, 0), {0: ROW}, {1: ROW}),
-        Work(0, "bee", (0, 0), {0: ROW}, {1: ROW}),
+        Work(0, "ant", (0, 0), {0: ROW}, {1: ROW}, block=0),
+        Work(0, "bee", (0, 0), {0: ROW}, {1: ROW}, block=0),
         Work(1, "bee", None, {1: ROW}, {2: ROW}),
         Work(2, ORCHESTRATOR, None, {2: ROW}, {}),
     )
     transfers = (
         Transfer(0, 0, ROW, ORCHESTRATOR, "ant"),
         Transfer(0, 0, ROW, ORCHESTRATOR, "bee"),
-        Transfer(1, 1, ROW, "ant", "bee"),
-        Transfer(1, 1, ROW, "bee", "bee"),
-        Transfer(2, 2, ROW, "bee", ORCHESTRATOR),
+        Transfer(1, 1, ROW, "ant", "bee", 0),
+        Transfer(1, 1, ROW, "bee", "bee", 0),
+        Transfer(2, 2, ROW, "bee", ORCHESTRATOR, 1),
     )
     return Routing(works, transfers)
 

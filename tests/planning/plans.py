@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+from collections.abc import Sequence
 
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Interval, Region
@@ -19,27 +20,28 @@ def cuts(size: int, parts: int, draw: random.Random) -> list[Interval]:
     return [Interval(a, b) for a, b in zip([0, *inner], [*inner, size], strict=True)]
 
 
-def random_plan(network: Network, draw: random.Random) -> Plan:
+def random_plan(network: Network, draw: random.Random, agents: Sequence[str] = AGENTS) -> Plan:
     """Blocks of random length; tiles in rows, or in rows and columns; agents in random order, some idle.
 
     One in two has a hub, some tiles are computed in parts, and one in three has replicas.
     """
-    replicas = tuple(_random_turn(network, draw) for _ in range(draw.choice((0, 0, 1, 2))))
-    return dataclasses.replace(_random_turn(network, draw), replicas=replicas)
+    replicas = tuple(_random_turn(network, draw, agents) for _ in range(draw.choice((0, 0, 1, 2))))
+    return dataclasses.replace(_random_turn(network, draw, agents), replicas=replicas)
 
 
-def _random_turn(network: Network, draw: random.Random) -> Plan:
+def _random_turn(network: Network, draw: random.Random, agents: Sequence[str]) -> Plan:
     count = len(network.units)
     bounds = [0, *sorted(draw.sample(range(1, count), draw.randrange(count))), count] if count else [0]
     blocks = []
     for first, end in itertools.pairwise(bounds):
         shape = network.graph.tensors[network.units[end - 1].reference].shape
-        rows = cuts(shape[1], draw.randrange(1, 4), draw)
-        columns = cuts(shape[2], draw.choice((1, 1, 2)) if len(rows) < 3 else 1, draw)
+        rows = cuts(shape[1], min(draw.randrange(1, 4), len(agents)), draw)
+        parts = draw.choice((1, 1, 2)) if len(rows) < 3 else 1
+        columns = cuts(shape[2], min(parts, len(agents) // len(rows)), draw)
         regions = [Region(r, c) for r in rows for c in columns]
-        agents = draw.sample(AGENTS, len(regions))
-        blocks.append(Block(first, end - 1, tuple(_tile(a, r, draw) for a, r in zip(agents, regions, strict=True))))
-    return Plan("random", tuple(blocks), draw.choice(AGENTS), draw.choice(("", draw.choice(AGENTS))))
+        drawn = draw.sample(agents, len(regions))
+        blocks.append(Block(first, end - 1, tuple(_tile(a, r, draw) for a, r in zip(drawn, regions, strict=True))))
+    return Plan("random", tuple(blocks), draw.choice(agents), draw.choice(("", draw.choice(agents))))
 
 
 def _tile(agent: str, region: Region, draw: random.Random) -> Tile:

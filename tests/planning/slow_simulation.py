@@ -108,7 +108,7 @@ class SlowSimulation:
         message.here = self.free[message.target, "down"] + link.latency
 
     def _computations(self) -> list[Choice]:
-        """Of each device, what was ready first; a hub gathers at once."""
+        """Of each device, of what is ready once it is free the lowest step; a hub gathers at once."""
         choices: list[Choice] = []
         for agent in self.members.names:
             ready = []
@@ -119,8 +119,9 @@ class SlowSimulation:
                 elif when is not None:
                     ready.append((when, work.step, number))
             if ready:
-                when, step, number = min(ready)
-                choices.append((max(when, self.free.get((agent, "compute"), 0.0)), (0, step), "compute", number))
+                start = max(min(ready)[0], self.free.get((agent, "compute"), 0.0))
+                step, number = min((step, number) for when, step, number in ready if when <= start)
+                choices.append((start, (0, step), "compute", number))
         return choices
 
     def _compute(self, number: int, when: float) -> None:

@@ -152,7 +152,9 @@ def test_a_prediction_is_positive_and_no_smaller_for_a_taller_tile(seed: int) ->
         first = draw.randrange(len(signatures))
         last = draw.choice((first, draw.randrange(first, len(signatures))))
         rows = tile_rows.of_tile(first, last, draw.choice(regions(network, last, draw, 1)))
-        seconds = 10 ** draw.uniform(-7, 1)
+        if draw.random() < 0.2:
+            rows = rows * draw.choice((0.0, 1e6))
+        seconds = 10 ** draw.uniform(-9, 4)
         samples.append(Sample("pi4", signatures[first : last + 1], tuple(map(float, rows)), seconds, seconds / 9, 3))
     predictor = Predictor(network, GROUP, Samples.of(samples))
     for _ in range(10):

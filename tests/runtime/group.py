@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,10 @@ import numpy as np
 
 from legion_iot.errors import LegionError
 from legion_iot.model.blocks import Network
+from legion_iot.planning.plan import Plan
+from legion_iot.planning.planners.balanced import balanced
 from legion_iot.runtime import agent, orchestrator
+from legion_iot.runtime.requests import QUEUE
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -36,6 +39,7 @@ from legion_iot.wire.messages import (
 )
 from legion_iot.wire.tensors import INBOX, Array, as_map, fragments, region_of
 from legion_iot.wire.topics import AgentTopic, InboxTopic, ReportTopic, Topics
+from tests.planning.plans import AGENTS
 from tests.runtime.oracle import Oracle, Worker
 from tests.runtime.virtual import Broker
 
@@ -56,6 +60,11 @@ class Temper:
     load_hangs: bool = False
     failing_tiles: float = 0.0
     wrong_model: bool = False  # what it fetches does not match its hash
+
+
+def at_least(blocks: int) -> orchestrator.MakePlan:
+    """The balanced plan, of so many blocks at least."""
+    return lambda network, speeds: balanced(network, speeds, blocks)
 
 
 class Agent:
@@ -135,8 +144,9 @@ class Agent:
 
     def _live(self) -> Iterator[float]:
         """Work through the events; yields the seconds that work takes."""
-        while self._events:
-            for effect in agent.step(self.state, self._events.popleft(), self._broker.now):
+        while self._events or self.state.ready:
+            event = self._events.popleft() if self._events else agent.Idle()
+            for effect in agent.step(self.state, event, self._broker.now):
                 yield from self._carry_out(effect)
 
     def _resume(self, life: Iterator[float]) -> None:
@@ -234,13 +244,13 @@ class Group:
         model: ModelReference | None = None,
         duplicates: float = 0.0,
         least_agents: int = 1,
-        least_blocks: int = 1,
+        make_plan: orchestrator.MakePlan = balanced,
     ) -> None:
         self.network, self.content = network, content
         self.model = model or ModelReference("small", "ab" * 32, len(content))
         self.broker = Broker(seed, duplicates=duplicates)
         self.oracle = Oracle(network)
-        self.state = orchestrator.State(network, self.model, least_agents, least_blocks, epoch=100)
+        self.state = orchestrator.State(network, self.model, least_agents, make_plan, epoch=100)
         self.agents: dict[str, Agent] = {}
         self.sessions = itertools.count(1)
         self.asked: dict[str, tuple[Array, ...]] = {}
@@ -357,14 +367,35 @@ class Group:
 
     def _check_invariants(self) -> None:
         state = self.state
-        assert len(state.under_way) <= orchestrator.WINDOW
-        assert len(state.waiting) <= orchestrator.QUEUE
-        waiting = [w.request for w in state.waiting]
-        alive = {*waiting, *state.under_way}
-        assert len(alive) == len(waiting) + len(state.under_way)
+        requests = state.requests
+        assert len(requests.under_way) <= requests.window
+        assert len(requests.waiting) <= QUEUE
+        waiting = [w.request for w in requests.waiting]
+        alive = {*waiting, *requests.under_way}
+        assert len(alive) == len(waiting) + len(requests.under_way)
         # Every request is either alive or has ended; the one being asked right now is in `asked` already.
         assert alive | set(self.ended) == set(self.asked)
         assert not alive & set(self.ended)
-        assert state.exchange is None or len(state.exchange) <= len(state.under_way)
+        assert requests.exchange is None or len(requests.exchange) <= len(requests.under_way)
         if state.plan is not None:
             assert all(state.agents[name].online for name in state.plan.agents)
+
+
+def given_plan(
+    network: Network,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    duplicates: float = 0.0,
+    model: ModelReference | None = None,
+    worker: Callable[[str], Worker | None] = lambda name: None,
+) -> Group:
+    """A group that serves by this plan; `worker` makes what an agent computes with."""
+    group = Group(
+        network, seed=seed, duplicates=duplicates, model=model, least_agents=len(AGENTS),
+        make_plan=lambda network, speeds: plan,
+    )  # fmt: skip
+    for number, name in enumerate(AGENTS):
+        group.start(name, Temper(speed=1.0 + number), worker(name))
+    group.run_until("serving")
+    return group

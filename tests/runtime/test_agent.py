@@ -16,6 +16,7 @@ from legion_iot.wire.messages import (
     Chunk,
     Command,
     Failed,
+    Fragment,
     ModelReference,
     PeerRegion,
     Ready,
@@ -318,3 +319,85 @@ def test_an_assignment_that_receives_what_it_does_not_need_is_reported(
     (effect,) = end.tell(machine.Loaded(5, FORMS))
     assert isinstance(effect, machine.Report)
     assert isinstance(effect.message, Failed)
+
+
+def several_steps() -> machine.State:
+    """Ready for steps 0, 1 and 2, each of which needs a row of its own from the orchestrator."""
+    rows = [(row, row + 1, 0, 3) for row in range(3)]
+    steps = [AssignedStep(n, (0, 0), (TensorRegion(0, row),), (TensorRegion(1, row),)) for n, row in enumerate(rows)]
+    state = machine.State("ant", {FIRST.sha256})
+    receives = tuple(PeerRegion(number, 0, row, "orchestrator") for number, row in enumerate(rows))
+    sends = tuple(PeerRegion(9, 1, row, "orchestrator") for row in rows)
+    machine.step(state, machine.AssignmentArrived(Assignment(5, FIRST, tuple(steps), receives, sends)), 90.0)
+    machine.step(state, machine.Loaded(5, FORMS), 91.0)
+    return state
+
+
+def arrive(state: machine.State, request: str, step: int) -> list[machine.Effect]:
+    header = Fragment(request, 1, 5, step, 0, (step, step + 1, 0, 3), 1, "float32")
+    return machine.step(state, machine.FragmentArrived("orchestrator", header, memoryview(bytes(12))), 100.0)
+
+
+def next_work(state: machine.State) -> tuple[str, int] | None:
+    effects = machine.step(state, machine.Idle(), 100.0)
+    if not effects:
+        return None
+    (compute,) = effects
+    assert isinstance(compute, machine.Compute)
+    return compute.request, compute.step
+
+
+def test_what_the_plan_puts_first_is_computed_first_of_what_is_ready() -> None:
+    state = several_steps()
+    assert next_work(state) is None
+    for step in (2, 0):
+        assert arrive(state, "r", step) == []
+    assert [next_work(state), next_work(state), next_work(state)] == [("r", 0), ("r", 2), None]
+    arrive(state, "r", 1)
+    assert next_work(state) == ("r", 1)
+
+
+def test_the_request_that_began_first_goes_first() -> None:
+    state = several_steps()
+    arrive(state, "old", 1)
+    assert next_work(state) == ("old", 1)
+    for step in (0, 2):
+        arrive(state, "new", step)
+    arrive(state, "old", 2)
+    assert [next_work(state) for _ in range(4)] == [("old", 2), ("new", 0), ("new", 2), None]
+
+
+def test_a_request_that_failed_is_not_computed_on() -> None:
+    state = several_steps()
+    for request in ("r", "s"):
+        for step in (0, 1):
+            arrive(state, request, step)
+    assert next_work(state) == ("r", 0)
+    machine.step(state, machine.StepFailed(5, "r", "it burns"), 100.0)
+    assert [next_work(state) for _ in range(3)] == [("s", 0), ("s", 1), None]
+
+
+def test_nothing_of_an_older_epoch_is_computed() -> None:
+    state = several_steps()
+    arrive(state, "r", 0)
+    machine.step(state, machine.AssignmentArrived(assignment(6)), 101.0)
+    assert next_work(state) is None
+
+
+def test_each_step_sends_what_it_made() -> None:
+    state = several_steps()
+    effects = machine.step(
+        state, machine.StepDone(5, "r", 1, 1, {1: np.ones((1, 3, 1), np.float32)}, 0.1, 100.0), 100.0
+    )
+    (send,) = (effect for effect in effects if isinstance(effect, machine.SendRegion))
+    assert (send.header.region, send.origin) == ((1, 2, 0, 3), (1, 2, 0, 3))
+
+
+def test_gathering_makes_what_it_needs_and_nothing_else() -> None:
+    gathers = AssignedStep(0, None, (TensorRegion(0, (0, 4, 0, 3)),), (TensorRegion(1, (0, 4, 0, 3)),), gathers=True)
+    receives = (PeerRegion(0, 0, (0, 4, 0, 3), "orchestrator"),)
+    end = line(models=(FIRST,))
+    end.tell(machine.AssignmentArrived(Assignment(5, FIRST, (gathers,), receives, ())))
+    end.tell(machine.Loaded(5, FORMS))
+    (failed,) = end.failures()
+    assert "gathers" in failed.reason

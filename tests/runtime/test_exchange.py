@@ -125,6 +125,50 @@ def test_the_late_fragments_of_a_forgotten_request_take_no_memory() -> None:
     assert len(box) == 0
 
 
+def two_replicas() -> Exchange:
+    """Steps 1 and 2 are of one replica, step 5 of another; all get tensor 5 from ant, in two halves."""
+    receives = [PeerRegion(step, 5, rows, "ant") for step in (1, 2, 5) for rows in ((0, 2, 0, 3), (2, 4, 0, 3))]
+    return Exchange(7, {step: {5: WHOLE} for step in (1, 2, 5)}, receives, FORMS, replicas={5: 1})
+
+
+def test_a_request_is_over_with_the_steps_of_its_replica() -> None:
+    box = two_replicas()
+    assert put(box, "ant", (0, 2), step=5) is None
+    assert len(box) == 1
+    assert put(box, "ant", (2, 4), step=5) is not None
+    assert len(box) == 0
+    for step in (1, 2):
+        put(box, "ant", (0, 2), step=step, request="s")
+        assert len(box) == 1
+        assert put(box, "ant", (2, 4), step=step, request="s") is not None
+    assert len(box) == 0
+
+
+def test_a_request_goes_through_one_replica() -> None:
+    box = two_replicas()
+    put(box, "ant", (0, 2), step=5)
+    with pytest.raises(ProtocolError, match="replica"):
+        put(box, "ant", (0, 2), step=1)
+    assert put(box, "ant", (2, 4), step=5) is not None
+
+
+def test_each_replica_adds_to_the_bound() -> None:
+    box = two_replicas()
+    for number in range(3 * MAX_REQUESTS):
+        put(box, "ant", (0, 2), request=f"r{number}", step=number % 2 * 4 + 1)
+    assert len(box) == 2 * MAX_REQUESTS
+
+
+def test_one_that_goes_on_is_not_dropped() -> None:
+    """Beyond the bound it is the one that has been silent for longest, not the oldest."""
+    box = two_replicas()
+    put(box, "ant", (0, 2), request="old", step=1)
+    for number in range(4 * MAX_REQUESTS):
+        put(box, "ant", (0, 2), request=f"r{number}", step=1)
+        put(box, "ant", (0, 2), request="old", step=1)
+    assert put(box, "ant", (2, 4), request="old", step=1) is not None
+
+
 def test_the_oldest_request_is_dropped_beyond_the_bound() -> None:
     box = exchange()
     for number in range(MAX_REQUESTS + 5):

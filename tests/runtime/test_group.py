@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import pytest
 
+from legion_iot.errors import AgentError
+from legion_iot.planning.planners.balanced import balanced
+from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.runtime.fetch import CHUNK
-from legion_iot.runtime.orchestrator import QUEUE, REQUEST_TIMEOUT, WINDOW, WORK_TIMEOUT
-from tests.runtime.group import Group, Temper
+from legion_iot.runtime.orchestrator import WORK_TIMEOUT
+from legion_iot.runtime.requests import QUEUE, REQUEST_TIMEOUT, WINDOW
+from tests.planning.plans import random_plan
+from tests.runtime.group import Group, Temper, at_least, given_plan
 from tests.runtime.networks import NETWORKS
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -17,7 +25,7 @@ SEEDS = 112
 @pytest.mark.parametrize("agents", [1, 3])
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_every_element_arrives_where_it_is_needed(name: str, agents: int, blocks: int) -> None:
-    group = Group(NETWORKS[name], seed=agents, duplicates=0.3, least_agents=agents, least_blocks=blocks)
+    group = Group(NETWORKS[name], seed=agents, duplicates=0.3, least_agents=agents, make_plan=at_least(blocks))
     for number in range(agents):
         group.start(NAMES[number], Temper(speed=1.0 + number))
     group.run_until("serving")
@@ -28,6 +36,45 @@ def test_every_element_arrives_where_it_is_needed(name: str, agents: int, blocks
     assert max(group.computed.values()) == 1, "a duplicate fragment made a step run again"
     for agent in group.agents.values():
         assert agent.state.exchange is None or len(agent.state.exchange) == 0, "an ended request still holds memory"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_plan(name: str) -> None:
+    """Hubs, tiles in parts and replicas: each step runs once, of one replica, and on nothing but its planned input."""
+    kinds = Counter[str]()
+    for seed in range(60):
+        plan = random_plan(NETWORKS[name], random.Random(seed))
+        kinds["hub"] += any(turn.hub for turn in plan.turns)
+        kinds["parts"] += any(tile.parts for turn in plan.turns for block in turn.blocks for tile in block.tiles)
+        kinds["replicas"] += bool(plan.replicas)
+        group = given_plan(NETWORKS[name], plan, seed=seed, duplicates=0.3)
+        assert group.state.routing is not None
+        steps: list[set[tuple[str, int]]] = [set() for _ in plan.turns]
+        for work in group.state.routing.works:
+            if work.agent != ORCHESTRATOR:
+                steps[work.replica].add((work.agent, work.step))
+        requests = [group.ask() for _ in range(2 * WINDOW)]
+        group.run(20)
+        for request in requests:
+            group.check_answer(request)
+            done = [(agent, step) for agent, of, step in group.computed if of == request]
+            assert set(done) == steps[group.ended[request].replica], "steps of one replica, and all of them"
+        assert max(group.computed.values()) == 1, "a duplicate fragment made a step run again"
+        if len(plan.turns) > 1:
+            assert len({group.ended[request].replica for request in requests}) == len(plan.turns), "all take part"
+        for agent in group.agents.values():
+            assert agent.state.exchange is None or len(agent.state.exchange) == 0, "an ended request still holds memory"
+            assert len(agent.state.ready) == 0
+    if NETWORKS[name].units:
+        assert min(kinds.values()) > 5, f"the plans would show little: {kinds}"
+
+
+def test_a_plan_for_agents_that_are_not_there_is_refused() -> None:
+    network = NETWORKS["chain"]
+    group = Group(network, make_plan=lambda network, speeds: balanced(network, {"nobody": 1.0}))
+    group.start("ant")
+    with pytest.raises(AgentError, match="nobody"):
+        group.run_until("serving")
 
 
 def test_a_model_is_fetched_in_chunks_then_profiled_one_agent_at_a_time() -> None:
@@ -57,7 +104,7 @@ def test_requests_wait_for_the_group_and_the_queue_is_bounded() -> None:
     assert len(group.ended) == 3
     group.start("bee")
     group.run_until("serving")
-    assert len(group.state.under_way) == WINDOW
+    assert len(group.state.requests.under_way) == WINDOW
     group.run(30)
     for request in requests[:QUEUE]:
         group.check_answer(request)
@@ -204,7 +251,9 @@ def test_random_joins_and_leaves(part: int) -> None:
 
 
 def _random_run(seed: int) -> None:
-    group = Group(NETWORKS[sorted(NETWORKS)[seed % 5]], seed=seed, duplicates=0.2 * (seed % 2), least_blocks=seed % 3)
+    group = Group(
+        NETWORKS[sorted(NETWORKS)[seed % 5]], seed=seed, duplicates=0.2 * (seed % 2), make_plan=at_least(seed % 3)
+    )
     draw = group.broker.random
     for name in NAMES:
         group.start(name, Temper(speed=draw.uniform(0.3, 4.0), holds_model=draw.random() < 0.7))

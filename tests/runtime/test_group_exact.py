@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from legion_iot.wire.messages import Assignment, ModelReference
 from legion_iot.wire.tensors import Array
 from legion_iot_agent.executor import Executor, seeded_inputs
 from legion_iot_agent.interpreter import Interpreter
-from tests.runtime.group import Group, Temper
+from tests.planning.plans import random_plan
+from tests.runtime.group import Group, Temper, at_least, given_plan
 from tests.runtime.networks import GRAPHS, NETWORKS
 
 pytest.importorskip("ai_edge_litert.interpreter")
@@ -34,13 +36,36 @@ class RealWorker:
         return self._executor.run(step, inputs)[0]
 
 
+@pytest.mark.parametrize("name", sorted(GRAPHS))
+def test_every_kind_of_plan_answers_as_one_device_does(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.tflite"
+    graph = GRAPHS[name]()
+    tflite.write_file(graph, path)
+    reference = ModelReference(name, sha256_of(path), path.stat().st_size)
+    whole = Interpreter(path)
+    for seed in range(12):
+        plan = random_plan(NETWORKS[name], random.Random(seed))
+        group = given_plan(
+            NETWORKS[name], plan, seed=seed, duplicates=0.2, model=reference,
+            worker=lambda agent: RealWorker(path, tmp_path / agent),
+        )  # fmt: skip
+        inputs = {group.ask(tuple(seeded_inputs(graph, number))): seeded_inputs(graph, number) for number in range(4)}
+        group.run(10)
+        for request, arrays in inputs.items():
+            ended = group.ended[request]
+            assert not ended.error, ended.reason
+            for actual, expected in zip(ended.outputs, whole.run(arrays), strict=True):
+                assert actual.dtype == expected.dtype
+                np.testing.assert_array_equal(actual, expected)
+
+
 @pytest.mark.parametrize("name", ["residual", "scales", "mixed"])
 def test_the_group_answers_as_one_device_does(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     graph = GRAPHS[name]()
     tflite.write_file(graph, path)
     reference = ModelReference(name, sha256_of(path), path.stat().st_size)
-    group = Group(NETWORKS[name], model=reference, duplicates=0.2, least_agents=3, least_blocks=2)
+    group = Group(NETWORKS[name], model=reference, duplicates=0.2, least_agents=3, make_plan=at_least(2))
     for number, agent in enumerate(("ant", "bee", "cat")):
         group.start(agent, Temper(speed=1.0 + number), RealWorker(path, tmp_path / agent))
     group.run_until("serving")

@@ -9,6 +9,7 @@ from legion_iot.model.blocks import divide
 from legion_iot.model.builder import GraphBuilder
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.exchange import TensorForm, tensor_forms
+from legion_iot.runtime.requests import REQUEST_TIMEOUT
 from legion_iot.wire.messages import (
     AgentInfo,
     AgentState,
@@ -124,13 +125,13 @@ def test_a_request_that_is_never_answered_ends_by_its_deadline_and_frees_its_mem
     form = tensor_forms(state.network)[graph.outputs[0]]
     part = _fragment(state, "r", form, rows=1)
     tell(state, part)
-    assert state.exchange is not None
-    assert len(state.exchange) == 1
-    assert ends(tell(state, machine.Tick(), now=START + machine.REQUEST_TIMEOUT - 1)) == []
-    assert ends(tell(state, machine.Tick(), now=START + machine.REQUEST_TIMEOUT + 1)) == [("r", "deadline")]
-    assert len(state.exchange) == 0
+    assert state.requests.exchange is not None
+    assert len(state.requests.exchange) == 1
+    assert ends(tell(state, machine.Tick(), now=START + REQUEST_TIMEOUT - 1)) == []
+    assert ends(tell(state, machine.Tick(), now=START + REQUEST_TIMEOUT + 1)) == [("r", "deadline")]
+    assert len(state.requests.exchange) == 0
     assert ends(tell(state, part)) == []
-    assert len(state.exchange) == 0
+    assert len(state.requests.exchange) == 0
 
 
 def _fragment(state: machine.State, name: str, form: TensorForm, rows: int) -> machine.FragmentArrived:
@@ -153,7 +154,7 @@ def test_fragments_of_unknown_requests_and_foreign_agents_are_counted_and_droppe
     stranger = _fragment(state, "r", form, rows=1)
     tell(state, machine.FragmentArrived("bee", stranger.header, stranger.body))
     assert state.dropped == 2
-    assert list(state.under_way) == ["r"]
+    assert list(state.requests.under_way) == ["r"]
 
 
 def test_one_agent_profiles_at_a_time() -> None:

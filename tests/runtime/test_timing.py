@@ -43,12 +43,15 @@ def test_a_steps_time_has_no_gap() -> None:
     machine.step(state, machine.AssignmentArrived(ASSIGNMENT), 90.0)
     machine.step(state, machine.Loaded(7, {t: TensorForm(1, "float32") for t in range(3)}), 100.0)
     assert machine.step(state, machine.FragmentArrived("bee", *fragment((0, 2, 0, 3))), 102.0) == []
-    (compute,) = machine.step(state, machine.FragmentArrived("orchestrator", *fragment((2, 4, 0, 3))), 105.0)
+    assert machine.step(state, machine.FragmentArrived("orchestrator", *fragment((2, 4, 0, 3))), 105.0) == []
+    (compute,) = machine.step(state, machine.Idle(), 105.5)
     assert isinstance(compute, machine.Compute)
 
     outputs = {1: np.zeros((4, 3, 1), np.float32)}
-    report, own = machine.step(state, machine.StepDone(7, "r", 1, 0, outputs, 2.0, 108.0), 108.5)
+    (report,) = machine.step(state, machine.StepDone(7, "r", 1, 0, outputs, 2.0, 108.0), 108.5)
+    (own,) = machine.step(state, machine.Idle(), 108.5)
     assert isinstance(own, machine.Compute)
+    assert own.step == 1
     assert isinstance(report, machine.ReportTiming)
     assert report.computed == 108.0  # the sender of the report adds what passed since as `sending`
     timing = report.timing

@@ -20,7 +20,7 @@ from legion_iot.wire.quantised import WIRES
 from legion_iot.wire.tensors import INBOX, fragments
 from legion_iot_agent.executor import seeded_inputs
 from legion_iot_agent.interpreter import Interpreter
-from tests.runtime.group import Group, Temper
+from tests.runtime.group import Group, Temper, at_least
 from tests.runtime.networks import GRAPHS, NETWORKS
 from tests.runtime.test_group_exact import RealWorker
 from tests.runtime.test_timing import MODEL, STEPS
@@ -84,7 +84,7 @@ def test_a_group_answers_nearly_as_one_device_does(name: str, wire: str, bound: 
     graph = GRAPHS[name]()
     tflite.write_file(graph, path)
     reference = ModelReference(name, sha256_of(path), path.stat().st_size)
-    group = Group(NETWORKS[name], model=reference, duplicates=0.2, least_agents=3, least_blocks=2)
+    group = Group(NETWORKS[name], model=reference, duplicates=0.2, least_agents=3, make_plan=at_least(2))
     group.state.wire = wire
     for number, agent in enumerate(("ant", "bee", "cat")):
         group.start(agent, Temper(speed=1.0 + number), RealWorker(path, tmp_path / agent))

@@ -1,0 +1,196 @@
+"""What happens to an agent, and what it does about it: the events and effects of `runtime.agent`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from legion_iot.runtime.exchange import TensorForm
+from legion_iot.wire.messages import (
+    Assignment,
+    Chunk,
+    ChunkRequest,
+    Command,
+    Failed,
+    Fragment,
+    ModelReference,
+    Profile,
+    Ready,
+    TileTiming,
+)
+from legion_iot.wire.tensors import Array
+
+# --- events ---
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentArrived:
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class CommandArrived:
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentArrived:
+    """`received` is when it had come, on the clock of `step`; None where it has not waited since."""
+
+    sender: str
+    header: Fragment
+    body: memoryview
+    received: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkArrived:
+    chunk: Chunk
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStored:
+    """The file of a model is complete and verified, or (with a reason) it is not."""
+
+    sha256: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Every sub-model of the assignment can run; `forms` are those of the tensors its steps read."""
+
+    epoch: int
+    forms: Mapping[int, TensorForm]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """Outputs by tensor, each (rows, columns, channels); `ended` is when, on the clock of `step`."""
+
+    epoch: int
+    request: str
+    attempt: int
+    step: int
+    outputs: Mapping[int, Array]
+    seconds: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    epoch: int
+    request: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileDone:
+    sha256: str
+    runs: tuple[float, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """All that came has been taken in, and nothing is being computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    AssignmentArrived | CommandArrived | FragmentArrived | ChunkArrived | ModelStored | Loaded | StepDone | StepFailed
+    | ProfileDone | Idle | Tick
+)  # fmt: skip
+
+# --- effects ---
+
+
+@dataclass(frozen=True, slots=True)
+class AskChunk:
+    request: ChunkRequest
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChunk:
+    chunk: Chunk
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class FinishModel:
+    """Verify the fetched file and take it into the store; answered by ModelStored."""
+
+    model: ModelReference
+
+
+@dataclass(frozen=True, slots=True)
+class PublishInfo:
+    """Publish what the agent is and holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Cut and load the assignment's sub-models; answered by Loaded."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Free all loaded sub-models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run a step; answered by StepDone or StepFailed, before anything else happens."""
+
+    epoch: int
+    request: str
+    attempt: int
+    step: int
+    inputs: Mapping[int, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class RunProfile:
+    """Run the whole model for about `seconds`; answered by ProfileDone."""
+
+    model: ModelReference
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SendRegion:
+    """Send `header.region` out of `values`, which cover the region `origin` (its first row and column)."""
+
+    target: str
+    header: Fragment
+    values: Array
+    origin: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Publish a report; a Profile goes to the agent's retained profile."""
+
+    message: Ready | Failed | Profile
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTiming:
+    """Publish the timing of a step whose sends went before, with the time since `computed` as what they took."""
+
+    timing: TileTiming
+    computed: float
+
+
+Effect = (
+    AskChunk | StoreChunk | FinishModel | PublishInfo | Load | Unload | Compute | RunProfile | SendRegion | Report
+    | ReportTiming
+)  # fmt: skip
