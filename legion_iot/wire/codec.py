@@ -3,7 +3,10 @@
 The only module that imports msgpack. Everything read is checked against the message's types and against hard limits,
 so that a hostile payload costs no more than its own size; what does not fit raises ProtocolError.
 
-A binary message is a 4-byte little-endian header length, a msgpack map, and the raw bytes of a region or chunk.
+A binary message is a 4-byte little-endian header length, a msgpack map, and the raw bytes of regions or a chunk.
+
+The theory. Pieces of feature maps come by the hundred, and each has a header: so what a class's types ask for is found
+out once, as functions that call each other, instead of being looked up for each message.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import dataclasses
 import functools
 import json
 import math
+import operator
 import struct
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import msgpack
@@ -28,7 +32,10 @@ MAX_HEADER = 4096  # bytes of a binary message's msgpack map
 MAX_ITEMS = 100_000  # entries of any list or map in a message
 MAX_INTEGER = 2**63 - 1
 
+_LENGTH = struct.Struct("<I")
+
 _Message = TypeVar("_Message")
+_Reader = Callable[[Any], Any]
 
 
 def to_json(message: Any) -> bytes:
@@ -50,7 +57,7 @@ def from_json(cls: type[_Message], payload: bytes) -> _Message:
 def pack(message: Any, body: bytes | memoryview = b"") -> bytes:
     """A binary message: the dataclass as header, and its raw bytes."""
     header = msgpack.packb({"schema": SCHEMA, "kind": type(message).__name__, **_plain(message)})
-    return b"".join((struct.pack("<I", len(header)), header, body))
+    return b"".join((_LENGTH.pack(len(header)), header, body))
 
 
 def unpack(classes: Mapping[str, type[Any]], payload: bytes) -> tuple[Any, memoryview]:
@@ -58,7 +65,7 @@ def unpack(classes: Mapping[str, type[Any]], payload: bytes) -> tuple[Any, memor
     view = memoryview(payload)
     if len(view) < 4:
         raise ProtocolError("binary message is cut short")
-    (length,) = struct.unpack_from("<I", view)
+    (length,) = _LENGTH.unpack_from(view)
     if not 0 < length <= min(MAX_HEADER, len(view) - 4):
         raise ProtocolError(f"binary message claims a header of {length} bytes")
     try:
@@ -74,8 +81,9 @@ def unpack(classes: Mapping[str, type[Any]], payload: bytes) -> tuple[Any, memor
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    """What JSON and msgpack can write in place of `value`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _writer(type(value))(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (tuple, list)):
@@ -83,10 +91,35 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@functools.cache
+def _writer(cls: Any) -> Callable[[Any], dict[str, Any]]:
+    """What makes a map of a message of this class; fields of numbers and texts are taken over as they are."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    nested = [name for name in names if not _is_flat(_hints(cls)[name])]
+    if len(names) < 2:
+        return lambda message: {name: _plain(getattr(message, name)) for name in names}
+    values = operator.attrgetter(*names)
+
+    def write(message: Any) -> dict[str, Any]:
+        plain = dict(zip(names, values(message), strict=True))
+        for name in nested:
+            plain[name] = _plain(plain[name])
+        return plain
+
+    return write
+
+
+def _is_flat(kind: Any) -> bool:
+    """Whether values of this type hold numbers and texts only, at most in one tuple."""
+    if typing.get_origin(kind) is tuple:
+        return all(argument is Ellipsis or argument in _SCALARS for argument in typing.get_args(kind))
+    return kind in _SCALARS
+
+
 def _from_map(cls: type[_Message], value: Any) -> _Message:
     if not isinstance(value, dict) or value.pop("schema", None) != SCHEMA:
         raise ProtocolError(f"{cls.__name__} is not of schema {SCHEMA}; update the older side")
-    return cast(_Message, _build(cls, value, cls.__name__))
+    return cast(_Message, _reader(cls, cls.__name__)(value))
 
 
 @functools.cache
@@ -94,57 +127,93 @@ def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _build(kind: Any, value: Any, place: str) -> Any:
-    """`value` as the type `kind`, checked; `place` names it in errors."""
+@functools.cache
+def _reader(kind: Any, place: str) -> _Reader:
+    """What turns a value into the type `kind`, checked; `place` names it in errors."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _build_dataclass(kind, value, place)
+        return _dataclass_reader(kind, place)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
+        return _tuple_reader(arguments, place)
+    if origin in (types.UnionType, typing.Union):
+        read = _reader(next(t for t in arguments if t is not type(None)), place)
+        return (lambda value: None if value is None else read(value)) if type(None) in arguments else read
+    if origin is dict:
+        read_key, read_entry = (_reader(argument, place) for argument in arguments)
+
+        def read_map(value: Any) -> Any:
+            if not isinstance(value, dict) or len(value) > MAX_ITEMS:
+                raise ProtocolError(f"{place} is no map")
+            return {read_key(key): read_entry(entry) for key, entry in value.items()}
+
+        return read_map
+    return _scalar_reader(kind, place)
+
+
+def _tuple_reader(arguments: tuple[Any, ...], place: str) -> _Reader:
+    is_open = len(arguments) == 2 and arguments[1] is Ellipsis
+    readers = tuple(_reader(argument, place) for argument in arguments if argument is not Ellipsis)
+
+    def read(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list) or len(value) > MAX_ITEMS:
             raise ProtocolError(f"{place} is no list")
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_build(arguments[0], entry, place) for entry in value)
-        if len(value) != len(arguments):
-            raise ProtocolError(f"{place} has {len(value)} entries, not {len(arguments)}")
-        return tuple(_build(t, entry, place) for t, entry in zip(arguments, value, strict=True))
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _build(next(t for t in arguments if t is not type(None)), value, place)
-    if origin is dict:
-        if not isinstance(value, dict) or len(value) > MAX_ITEMS:
+        if is_open:
+            return tuple(map(readers[0], value))
+        if len(value) != len(readers):
+            raise ProtocolError(f"{place} has {len(value)} entries, not {len(readers)}")
+        return tuple([reader(entry) for reader, entry in zip(readers, value, strict=True)])
+
+    return read
+
+
+def _scalar_reader(kind: Any, place: str) -> _Reader:
+    is_sound = _SCALARS.get(kind)
+    if is_sound is None:
+        raise TypeError(f"{place}: messages hold no {kind}")
+
+    def read(value: Any) -> Any:
+        if kind is float and type(value) is int and abs(value) <= MAX_INTEGER:
+            value = float(value)
+        if type(value) is kind and is_sound(value):
+            return value
+        raise ProtocolError(f"{place} is {value!r:.40}, not of type {kind.__name__}")
+
+    return read
+
+
+def _dataclass_reader(cls: Any, place: str) -> _Reader:
+    hints = _hints(cls)
+    fields = [
+        (field.name, _reader(hints[field.name], f"{place}.{field.name}"), field.default)
+        for field in dataclasses.fields(cls)
+    ]
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
             raise ProtocolError(f"{place} is no map")
-        return {_build(arguments[0], k, place): _build(arguments[1], v, place) for k, v in value.items()}
-    return _build_scalar(kind, value, place)
+        arguments = []
+        for name, read_field, default in fields:
+            if name in value:
+                arguments.append(read_field(value[name]))
+            elif default is dataclasses.MISSING:
+                raise ProtocolError(f"{place} lacks {name!r}")
+            else:
+                arguments.append(default)
+        # Fields this version does not know are left out: a newer sender of the same schema may add some.
+        return cls(*arguments)
+
+    return read
 
 
-def _build_scalar(kind: Any, value: Any, place: str) -> Any:
-    if kind is float and type(value) is int and abs(value) <= MAX_INTEGER:
-        value = float(value)
-    if type(value) is kind and _is_sound(value):
-        return value
-    raise ProtocolError(f"{place} is {value!r:.40}, not of type {getattr(kind, '__name__', kind)}")
+def _is_text(value: str) -> bool:
+    """Whether it has a UTF-8 form: JSON can spell half a surrogate pair, which no terminal and no msgpack can take."""
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def _is_sound(value: Any) -> bool:
-    """Whether every reader can hold the value: a finite number of 64 bits, or a text that has a UTF-8 form."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, int):
-        return abs(value) <= MAX_INTEGER
-    # JSON can spell half a surrogate pair, which no terminal and no msgpack can take.
-    return not (isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value))
-
-
-def _build_dataclass(cls: type[Any], value: Any, place: str) -> Any:
-    if not isinstance(value, dict):
-        raise ProtocolError(f"{place} is no map")
-    key: Any = cls  # mypy does not take a class for hashable
-    arguments, hints = {}, _hints(key)
-    for field in dataclasses.fields(cls):
-        if field.name in value:
-            arguments[field.name] = _build(hints[field.name], value[field.name], f"{place}.{field.name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ProtocolError(f"{place} lacks {field.name!r}")
-    # Fields this version does not know are left out: a newer sender of the same schema may add some.
-    return cls(**arguments)
+# The types a message is made of, and whether every reader can hold the value: a finite number of 64 bits, or a text.
+_SCALARS: dict[Any, Callable[[Any], bool]] = {
+    bool: lambda value: True,
+    int: lambda value: -MAX_INTEGER <= value <= MAX_INTEGER,
+    float: math.isfinite,
+    str: _is_text,
+}
