@@ -13,6 +13,7 @@ import platform
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from legion_iot import __version__
 from legion_iot.errors import AgentError, BrokerError, LegionError, ProtocolError
 from legion_iot.runtime import agent as machine
 from legion_iot.transport.connection import BrokerAddress, Connected, Message, Will
+from legion_iot.transport.fragments import FragmentsArrived, Outgoing, Undelivered
 from legion_iot.transport.paho import TAKEN_OVER
-from legion_iot.transport.pair import ConnectionPair
+from legion_iot.transport.pair import ConnectionPair, PairEvent
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -30,11 +32,10 @@ from legion_iot.wire.messages import (
     Chunk,
     Command,
     Failed,
-    Fragment,
     Profile,
     Ready,
 )
-from legion_iot.wire.tensors import INBOX, fragment_buffers, region_of
+from legion_iot.wire.tensors import INBOX, region_of
 from legion_iot.wire.topics import AgentTopic, InboxTopic, Topics
 from legion_iot_agent.executor import Executor
 from legion_iot_agent.interpreter import runtime_info
@@ -74,7 +75,9 @@ class AgentService:
         self._taken_over = False
         self._stopping = False
         will = Will(self._topic("state"), codec.to_json(AgentState("offline", self._session)))
-        self._links = ConnectionPair(options.broker, f"legion-{options.name}", will, self._on_lost)
+        self._links = ConnectionPair(
+            options.broker, f"legion-{options.name}", will, self._on_lost, self._topics, options.name
+        )
 
     def _topic(self, kind: str) -> str:
         return self._topics.agent(self._options.name, kind)
@@ -96,9 +99,7 @@ class AgentService:
         Raises BrokerError where the broker cannot be reached, AgentError where another agent took the name.
         """
         name = self._options.name
-        self._links.open(
-            [(self._topic("assignment"), 1), (self._topic("command"), 1)], [(self._topics.inbox(name, "+"), 1)]
-        )
+        self._links.open([(self._topic("assignment"), 1), (self._topic("command"), 1)])
         log.info("agent %s is online at %s", name, self._options.broker)
         try:
             self._loop()
@@ -124,7 +125,10 @@ class AgentService:
         """Until no event is left; whether there was anything to do."""
         worked = False
         while self._events and not self._stopping:
-            for effect in machine.step(self._state, self._events.popleft(), time.monotonic()):
+            effects = machine.step(self._state, self._events.popleft(), time.monotonic())
+            if sends := [effect for effect in effects if isinstance(effect, machine.SendRegion)]:
+                self._send(sends)
+            for effect in effects:
                 self._carry_out(effect)
                 worked = True
         return worked
@@ -137,17 +141,24 @@ class AgentService:
         self._links.close()
         self._executor.unload()
 
-    def _take(self, event: Message | Connected | None) -> None:
+    def _take(self, event: PairEvent | None) -> None:
         """Turn a message into an event of the machine; what is not of the protocol is logged and dropped."""
-        if isinstance(event, Connected):
-            self._publish_info()
-            self._publish(self._topic("state"), AgentState("online", self._session), retain=True)
-        elif isinstance(event, Message) and event.payload:  # without: a retained message that was cleared
-            try:
-                self._events.append(self._event(event))
-            except ProtocolError as error:
-                self._state.dropped += 1
-                log.warning("dropped a message on %s: %s", event.topic, error)
+        match event:
+            case Connected():
+                self._publish_info()
+                self._publish(self._topic("state"), AgentState("online", self._session), retain=True)
+            case FragmentsArrived(sender=sender, fragments=fragments, received=received):
+                self._events.extend(
+                    machine.FragmentArrived(sender, header, body, received) for header, body in fragments
+                )
+            case Undelivered(requests=requests, reason=reason):
+                self._events.extend(machine.StepFailed(epoch, request, reason) for epoch, request in requests)
+            case Message() if event.payload:  # without: a retained message that was cleared
+                try:
+                    self._events.append(self._event(event))
+                except ProtocolError as error:
+                    self._state.dropped += 1
+                    log.warning("dropped a message on %s: %s", event.topic, error)
 
     def _event(self, message: Message) -> machine.Event:
         match self._topics.parse(message.topic):
@@ -157,8 +168,6 @@ class AgentService:
                 return machine.CommandArrived(codec.from_json(Command, message.payload))
             case InboxTopic(sender=sender):
                 content, body = codec.unpack(INBOX, message.payload)
-                if isinstance(content, Fragment):
-                    return machine.FragmentArrived(sender, content, body, message.received)
                 if isinstance(content, Chunk) and sender == "orchestrator":
                     return machine.ChunkArrived(content, body)
         raise ProtocolError("not for an agent")
@@ -167,10 +176,6 @@ class AgentService:
 
     def _carry_out(self, effect: machine.Effect) -> None:
         match effect:
-            case machine.SendRegion(target=target, header=header, values=values, origin=origin):
-                topic = self._topics.inbox(target, self._options.name)
-                for payload in fragment_buffers(header, values, region_of(origin)):
-                    self._links.data.publish(topic, payload)
             case machine.Compute():
                 self._compute(effect)
             case machine.Report(message=message):
@@ -190,6 +195,10 @@ class AgentService:
                 self._executor.unload()
             case machine.RunProfile(model=model, seconds=seconds):
                 self._profile(model.sha256, seconds)
+
+    def _send(self, sends: Sequence[machine.SendRegion]) -> None:
+        """All regions of a step at once, so that small ones go first and share messages."""
+        self._links.send([Outgoing(s.target, s.header, s.values, region_of(s.origin)) for s in sends])
 
     def _store_model(self, effect: machine.StoreChunk | machine.FinishModel) -> None:
         sha256 = effect.chunk.sha256 if isinstance(effect, machine.StoreChunk) else effect.model.sha256

@@ -38,6 +38,9 @@ _PORT_TRIES = 5
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 1.0
 _LOG_TAIL = 2_000
+# What glibc's malloc is told: keep what a feature map needed, instead of giving it back to the kernel after every piece
+# and having each page cleared again. Measured: twice the bytes per second at QoS 0.
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 
 
 def find_mosquitto() -> Path | None:
@@ -156,6 +159,7 @@ class MosquittoProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=os.environ | _MEMORY,
                 # Ctrl-C in the terminal is for us: we stop it in order, after our own connections have closed.
                 start_new_session=True,
             )

@@ -22,9 +22,8 @@ from legion_iot.model.cut import SubModel, cut_tail, cut_tile
 from legion_iot.model.geometry import HEIGHT, WIDTH, Interval, Region
 from legion_iot.model.graph import Tensor
 from legion_iot.runtime.exchange import wire_between
-from legion_iot.wire import codec
 from legion_iot.wire.messages import Fragment
-from legion_iot.wire.tensors import INBOX, Assembly, as_map, bounds, fragments, read_fragment, region_of
+from legion_iot.wire.tensors import Assembly, as_map, bounds, fragments, read_fragment, region_of
 from legion_iot_agent.interpreter import Interpreter
 
 Array = npt.NDArray[Any]
@@ -119,9 +118,8 @@ def over_the_wire(values: Array, wire: str) -> Array:
     region = Region(Interval(0, held.shape[0]), Interval(0, held.shape[1]))
     header = Fragment("", 1, 0, 0, 0, bounds(region), held.shape[2], str(held.dtype), form)
     whole = Assembly(region, held.shape[2], header.dtype)
-    for payload in fragments(header, held, region):
-        content, body = codec.unpack(INBOX, payload)
-        whole.put(region_of(content.region), read_fragment(content, body))
+    for piece in fragments(header, held, region):
+        whole.put(region_of(piece.header.region), read_fragment(piece.header, piece.body))
     return whole.values.reshape(values.shape)
 
 

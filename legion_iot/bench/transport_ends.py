@@ -1,14 +1,16 @@
 """The ways a payload can go from one process to another, each as an `End` that both processes hold.
 
 `OurEnd` is the project's own path, as agents use it: a `ConnectionPair`, fragments, and an `Exchange` that puts them
-together. `PlainEnd` is paho as most people write it: whole messages, a 3.1.1 client with its defaults. `TcpEnd` is a
-bare socket, through a relay of ours where a broker would stand.
+together. `BareEnd` is the same without acknowledgements of our own. `PlainEnd` is paho as most people write it: whole
+messages, a 3.1.1 client with its defaults. `TcpEnd` is a bare socket, through a relay of ours where a broker would
+stand.
 
 A payload's wish says what the peer does when it has all of it: nothing, a short answer, or the same payload back.
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 import socket
 import struct
@@ -21,13 +23,13 @@ import numpy as np
 from legion_iot.errors import BrokerError
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.runtime.exchange import Exchange, TensorForm
-from legion_iot.transport.connection import BrokerAddress, Message, Will
+from legion_iot.transport.connection import BrokerAddress, Will
+from legion_iot.transport.fragments import FragmentsArrived, Outgoing
 from legion_iot.transport.paho import CallbackAPIVersion, Client, MQTTMessage
 from legion_iot.transport.pair import ConnectionPair
-from legion_iot.wire import codec
-from legion_iot.wire.messages import Fragment, PeerRegion
-from legion_iot.wire.tensors import INBOX, Array, bounds, fragment_buffers
-from legion_iot.wire.topics import InboxTopic, Topics
+from legion_iot.wire.messages import Fragment, Parcel, PeerRegion
+from legion_iot.wire.tensors import Array, bounds, fragments, pack_parcel
+from legion_iot.wire.topics import Topics
 
 TIMEOUT = 30.0  # seconds until a payload counts as lost
 CHANNELS = 64
@@ -80,57 +82,73 @@ def make_payloads() -> tuple[Array, ...]:
 
 
 class OurEnd:
-    """The project's data path; `encoding` and `decoding` add up what fragments cost this thread, in CPU seconds."""
+    """The project's data path: regions to another participant, put together in an `Exchange`.
+
+    `decoding` adds up what that costs this thread, in CPU seconds.
+    """
 
     def __init__(self, address: BrokerAddress, name: str, other: str) -> None:
-        self._topics = Topics("bench")
-        self._topic = self._topics.inbox(other, name)
+        topics = Topics("bench")
+        self._other = other
         self._payloads = make_payloads()
         self._number = 0
-        self.encoding = self.decoding = 0.0
+        self.decoding = 0.0
         form = {0: TensorForm(CHANNELS, "float32")}
         self._exchanges = [
             Exchange(1, {step: {0: region}}, [PeerRegion(step, 0, bounds(region), other)], form)
             for step, region in enumerate(REGIONS)
         ]
-        will = Will(self._topics.agent(name, "state"), b"gone", retain=False)
-        self._links = ConnectionPair(address, f"bench-{name}", will, lambda reason: None)
-        self._links.open([], [(self._topics.inbox(name, "+"), 1)])
+        will = Will(topics.agent(name, "state"), b"gone", retain=False)
+        self._links = ConnectionPair(address, f"bench-{name}", will, lambda reason: None, topics, name)
+        self._links.open([])
 
     def send(self, index: int, wish: Wish, qos: int) -> None:
-        """See `End.send`."""
+        """See `End.send`; delivery is at QoS 0, with acknowledgements of its own."""
+        self._links.send([self._outgoing(index, wish, qos)])
+
+    def _outgoing(self, index: int, wish: Wish, qos: int) -> Outgoing:
         self._number += 1
         region, values = REGIONS[index], self._payloads[index]
-        request = f"{self._number}-{wish}-{qos}"
-        header = Fragment(request, 1, 1, index, 0, bounds(region), CHANNELS, "float32")
-        before = time.thread_time()
-        for payload in fragment_buffers(header, values, region):
-            self.encoding += time.thread_time() - before
-            self._links.data.publish(self._topic, payload, qos=qos)
-            before = time.thread_time()
+        header = Fragment(f"{self._number}-{wish}-{qos}", 1, 1, index, 0, bounds(region), CHANNELS, "float32")
+        return Outgoing(self._other, header, values, region)
 
     def receive(self, timeout: float) -> Arrived | None:
         """See `End.receive`."""
         while (event := self._links.next(timeout)) is not None:
-            if isinstance(event, Message) and (arrived := self._take(event)) is not None:
+            if isinstance(event, FragmentsArrived) and (arrived := self._take(event)) is not None:
                 return arrived
         return None
 
-    def _take(self, message: Message) -> Arrived | None:
-        before = time.thread_time()
-        place = self._topics.parse(message.topic)
-        header, body = codec.unpack(INBOX, message.payload)
-        assert isinstance(place, InboxTopic)
-        done = self._exchanges[header.step].put_fragment(place.sender, header, body)
+    def _take(self, event: FragmentsArrived) -> Arrived | None:
+        before, arrived = time.thread_time(), None
+        for header, body in event.fragments:
+            done = self._exchanges[header.step].put_fragment(event.sender, header, body)
+            if done is not None:
+                _, wish, qos = header.request.split("-")
+                arrived = Arrived(header.step, _wish(wish), int(qos), done[0])
         self.decoding += time.thread_time() - before
-        if done is None:
-            return None
-        _, wish, qos = header.request.split("-")
-        return Arrived(header.step, _wish(wish), int(qos), done[0])
+        return arrived
 
     def close(self) -> None:
         """See `End.close`."""
         self._links.close()
+
+
+class BareEnd(OurEnd):
+    """The same fragments as MQTT messages at the QoS that is asked for, which nobody but MQTT acknowledges."""
+
+    def __init__(self, address: BrokerAddress, name: str, other: str) -> None:
+        self._topic = Topics("bench").inbox(f"{other}-bare", f"{name}-bare")
+        self._parcels = itertools.count()
+        super().__init__(address, f"{name}-bare", f"{other}-bare")
+
+    def send(self, index: int, wish: Wish, qos: int) -> None:
+        """See `End.send`."""
+        whole = self._outgoing(index, wish, qos)
+        for piece in fragments(whole.header, whole.values, whole.origin):
+            number = next(self._parcels)
+            parcel = Parcel(0, number, number, 0, False, (piece.header,))
+            self._links.data.publish(self._topic, pack_parcel(parcel, (piece.body,)), qos=qos)
 
 
 class PlainEnd:

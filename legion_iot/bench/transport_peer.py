@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from legion_iot.bench.transport_ends import ANSWER, End, OurEnd, PlainEnd, TcpEnd
+from legion_iot.bench.transport_ends import ANSWER, BareEnd, End, OurEnd, PlainEnd, TcpEnd
 from legion_iot.errors import BrokerError
 from legion_iot.transport.connection import BrokerAddress
 
@@ -92,9 +92,10 @@ def _pass_on(source: socket.socket, sink: socket.socket) -> None:
 def peer(pipe: Connection, listener: socket.socket, brokers: dict[str, BrokerAddress]) -> None:
     """Answer what comes on every way, each in a thread of its own; says what it spent when asked."""
     ours = [OurEnd(address, "b", "a") for address in brokers.values()]
+    bare = [BareEnd(address, "b", "a") for address in brokers.values()]
     plain = [PlainEnd(address, "b", "a") for address in brokers.values()]
     stop = threading.Event()
-    for end in (*ours, *plain):
+    for end in (*ours, *bare, *plain):
         threading.Thread(target=_serve, args=(end, stop), daemon=True).start()
     threading.Thread(target=_serve_tcp, args=(listener, stop), daemon=True).start()
     pipe.send("ready")

@@ -11,7 +11,7 @@ import mmap
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,12 @@ from legion_iot.orchestrator.answers import classes, digests
 from legion_iot.orchestrator.inputs import read_input
 from legion_iot.orchestrator.times import RequestClock, RequestTimes
 from legion_iot.planning.planners.balanced import balanced
+from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.runtime import orchestrator as machine
+from legion_iot.runtime.fetch import CHUNK
 from legion_iot.transport.connection import BrokerAddress, Connected, Message, Will
-from legion_iot.transport.pair import ConnectionPair
+from legion_iot.transport.fragments import FragmentsArrived, Outgoing, Undelivered
+from legion_iot.transport.pair import ConnectionPair, PairEvent
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -37,7 +40,6 @@ from legion_iot.wire.messages import (
     Chunk,
     ChunkRequest,
     Failed,
-    Fragment,
     ModelInfo,
     ModelReference,
     OrchestratorState,
@@ -47,7 +49,7 @@ from legion_iot.wire.messages import (
     TileTiming,
 )
 from legion_iot.wire.quantised import EXACT
-from legion_iot.wire.tensors import INBOX, PIECE, fragment_buffers, region_of
+from legion_iot.wire.tensors import INBOX, region_of
 from legion_iot.wire.topics import AgentTopic, InboxTopic, InferTopic, ReportTopic, Topics, check_model_name
 
 log = logging.getLogger("legion-orchestrator")
@@ -117,7 +119,7 @@ class OrchestratorService:
         self._stopping = threading.Event()
         will = Will(self._topics.orchestrator_state(), codec.to_json(OrchestratorState("offline", self._session)))
         client_id = f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
-        self._links = ConnectionPair(options.broker, client_id, will, lambda reason: None)
+        self._links = ConnectionPair(options.broker, client_id, will, lambda reason: None, self._topics, ORCHESTRATOR)
 
     # --- the loop ---
 
@@ -132,7 +134,7 @@ class OrchestratorService:
             (self._topics.report("+", "+"), 1),
             (self._topics.infer(self._options.model_name), 1),
         ]
-        self._links.open(control, [(self._topics.inbox("orchestrator", "+"), 1)])
+        self._links.open(control)
         try:
             self._loop()
         finally:
@@ -141,9 +143,7 @@ class OrchestratorService:
     def _loop(self) -> None:
         ticked = time.monotonic()
         while not self._stopping.is_set():
-            message = self._links.next(TICK)
-            event = self._event(message) if message is not None else None
-            if event is not None:
+            for event in self._machine_events(self._links.next(TICK)):
                 self._step(event)
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
@@ -155,7 +155,10 @@ class OrchestratorService:
             self._clock.received(event.header.request, event.sender, now, len(event.body))
         elif isinstance(event, machine.RequestArrived):
             self._clock.begin(event.request, self._taken, now)
-        for effect in machine.step(self.state, event, now):
+        effects = machine.step(self.state, event, now)
+        if sends := [effect for effect in effects if isinstance(effect, machine.SendRegion)]:
+            self._send(sends)
+        for effect in effects:
             self._carry_out(effect)
 
     def _close(self) -> None:
@@ -169,17 +172,24 @@ class OrchestratorService:
             log.warning("could not say goodbye: %s", error)
         self._links.close()
 
-    def _event(self, message: Message | Connected) -> machine.Event | None:
-        """The machine's event for a message; None for what was answered here or is not of the protocol."""
-        if isinstance(message, Connected):
-            self._publish_phase()
-            return None
-        try:
-            return self._parsed(message)
-        except ProtocolError as error:
-            self.state.dropped += 1
-            log.warning("dropped a message on %s: %s", message.topic, error)
-            return None
+    def _machine_events(self, event: PairEvent | None) -> list[machine.Event]:
+        """The machine's events for what came; none for what was answered here or is not of the protocol."""
+        match event:
+            case Connected():
+                self._publish_phase()
+            case FragmentsArrived(sender=sender, fragments=fragments):
+                return [machine.FragmentArrived(sender, header, body) for header, body in fragments]
+            case Undelivered(target=target, requests=requests, reason=reason):
+                return [machine.ReportArrived(target, Failed(*lost, reason)) for lost in requests]
+            case Message():
+                try:
+                    parsed = self._parsed(event)
+                except ProtocolError as error:
+                    self.state.dropped += 1
+                    log.warning("dropped a message on %s: %s", event.topic, error)
+                else:
+                    return [parsed] if parsed is not None else []
+        return []
 
     def _parsed(self, message: Message) -> machine.Event | None:
         match self._topics.parse(message.topic):
@@ -192,9 +202,7 @@ class OrchestratorService:
             case ReportTopic(agent=agent, kind=kind) if kind in REPORTS:
                 return machine.ReportArrived(agent, codec.from_json(REPORTS[kind], message.payload))
             case InboxTopic(sender=sender):
-                content, body = codec.unpack(INBOX, message.payload)
-                if isinstance(content, Fragment):
-                    return machine.FragmentArrived(sender, content, body)
+                content, _ = codec.unpack(INBOX, message.payload)
                 if isinstance(content, ChunkRequest):
                     self._send_chunk(sender, content)
                     return None
@@ -218,7 +226,7 @@ class OrchestratorService:
     def _send_chunk(self, agent: str, wanted: ChunkRequest) -> None:
         if wanted.sha256 != self._model.sha256 or not 0 <= wanted.offset < self._model.size:
             raise ProtocolError(f"{agent} asks for a model that is not served")
-        if not 0 < wanted.size <= PIECE:
+        if not 0 < wanted.size <= CHUNK:
             raise ProtocolError(f"{agent} asks for a chunk of {wanted.size} bytes")
         body = self._content[wanted.offset : wanted.offset + wanted.size]
         payload = codec.pack(Chunk(wanted.sha256, wanted.offset)), body
@@ -228,13 +236,6 @@ class OrchestratorService:
 
     def _carry_out(self, effect: machine.Effect) -> None:
         match effect:
-            case machine.SendRegion(target=target, header=header, values=values):
-                start = time.monotonic()
-                whole = (0, values.shape[0], 0, values.shape[1])
-                for payload in fragment_buffers(header, values, region_of(whole)):
-                    self._links.data.publish(self._topics.inbox(target, "orchestrator"), payload)
-                size = region_of(header.region).area * values.shape[2] * values.itemsize
-                self._clock.sent(header.request, target, start, size)
             case machine.RequestEnded():
                 self._finish(effect)
             case machine.Assign(agent=agent, assignment=assignment):
@@ -243,6 +244,16 @@ class OrchestratorService:
                 self._publish(self._topics.agent(agent, "command"), command)
             case machine.PublishState():
                 self._publish_phase()
+
+    def _send(self, sends: Sequence[machine.SendRegion]) -> None:
+        start = time.monotonic()
+        regions = []
+        for effect in sends:
+            rows, columns = effect.values.shape[:2]
+            regions.append(Outgoing(effect.target, effect.header, effect.values, region_of((0, rows, 0, columns))))
+        self._links.send(regions)
+        for region in regions:
+            self._clock.sent(region.header.request, region.target, start, region.size)
 
     def _publish_phase(self) -> None:
         phase, detail = self.state.phase, self.state.detail

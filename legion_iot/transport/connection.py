@@ -122,8 +122,7 @@ class Disconnected:
 class Message:
     """One message; `retain` is true when the broker had kept it from before the subscription.
 
-    `response_topic` and `correlation` are what an MQTT 5 requester attached, else empty. A `ConnectionPair`
-    notes when it was `received`, on this machine's monotonic clock.
+    `response_topic` and `correlation` are what an MQTT 5 requester attached, else empty.
     """
 
     topic: str
@@ -131,7 +130,6 @@ class Message:
     retain: bool = False
     response_topic: str = ""
     correlation: bytes = b""
-    received: float | None = None
 
 
 TransportEvent: TypeAlias = Connected | Disconnected | Message

@@ -51,6 +51,17 @@ class Outbox:
             return True
         return waiting < self._limits.messages and self._bytes + size <= self._limits.bytes
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing waits that a new message would overtake; what the library holds does not count."""
+        return not self._queued and self._handing is None
+
+    def written_in_part(self, number: int, message: Outgoing) -> None:
+        """The message was written in part, past the queue; `done` with this number tells of the rest."""
+        self._under_way[number] = message
+        self._bytes += len(message.payload)
+        self._window_bytes += len(message.payload)
+
     def put(self, message: Outgoing) -> None:
         """Queue it; a QoS 0 message without a link is dropped, as its sender must expect."""
         if message.qos == 0 and not self._linked:

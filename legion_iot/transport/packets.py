@@ -217,7 +217,7 @@ class PacketSocket:
         self._sock = sock
         self._on_publish = on_publish
         self._stream = PacketStream()
-        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self.is_tls = isinstance(sock, ssl.SSLSocket)
         self._wake = 1
         self._heard = 0.0
 
@@ -260,7 +260,7 @@ class PacketSocket:
     def _wake_for(self, size: int) -> None:
         """Let `select` wait until so many bytes are there; not with TLS, whose bytes are not the payload's."""
         size = max(1, size)
-        if size != self._wake and not self._is_tls:
+        if size != self._wake and not self.is_tls:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
             self._wake = size
@@ -269,13 +269,13 @@ class PacketSocket:
         """Write what fits; returns how much that was."""
         if not isinstance(data, Parts):
             return int(self._sock.send(data))
-        if self._is_tls:
+        if self.is_tls:
             return int(self._sock.send(data.buffers[0]))
         return int(self._sock.sendmsg(data.buffers))
 
     def pending(self) -> int:
         """The bytes that can be received although `select` does not say so."""
-        return len(self._stream.control) + (self._sock.pending() if self._is_tls else 0)
+        return len(self._stream.control) + (self._sock.pending() if self.is_tls else 0)
 
     def cut(self) -> None:
         """End the link at once, both ways; what TLS has to say is not said."""

@@ -17,7 +17,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from paho.mqtt.client import (
@@ -25,14 +25,13 @@ from paho.mqtt.client import (
     ConnectFlags,
     DisconnectFlags,
     MQTTMessage,
-    MQTTMessageInfo,
 )
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from legion_iot.errors import BrokerError
+from legion_iot.transport.client import LeanClient, message_of, properties_of
 from legion_iot.transport.connection import (
     CLOSE_TIMEOUT,
     DEFAULT_KEEP_ALIVE,
@@ -41,7 +40,6 @@ from legion_iot.transport.connection import (
     Connected,
     Disconnected,
     EventHandler,
-    Message,
     Payload,
     QueueLimits,
     TransportEvent,
@@ -49,7 +47,7 @@ from legion_iot.transport.connection import (
 )
 from legion_iot.transport.matching import check_filters, check_message
 from legion_iot.transport.outbox import Outbox, Outgoing
-from legion_iot.transport.packets import PacketSocket, Parts, Publish, publish_head
+from legion_iot.transport.packets import PacketSocket, Parts, Publish
 from legion_iot.transport.sockets import Flapping, acknowledge_now, readable_errors, tune
 
 # paho's own names are for the transport bench, which measures plain paho beside us; nobody else imports paho.
@@ -65,50 +63,6 @@ CONNECT_SECONDS = 5.0
 PACKET_OVERHEAD = 32
 SESSION_TAKEN_OVER = 0x8E
 TAKEN_OVER = "another client connected with the same id"
-
-_SUCCESS = ReasonCode(PacketTypes.PUBACK)
-_NO_PROPERTIES = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-# From here on a payload is worth a second buffer in the write.
-LARGE = 4 << 10
-
-
-class _LeanClient(Client):
-    """paho with its socket wrapped, and large messages queued in parts (see `transport.packets`)."""
-
-    def __init__(self, client_id: str, on_publish: Callable[[_LeanClient, Publish], None]) -> None:
-        super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
-        self._on_publish_packet = on_publish
-
-    def _create_socket(self) -> Any:
-        return PacketSocket(super()._create_socket(), lambda packet: self._on_publish_packet(self, packet))
-
-    def _send_publish(
-        self,
-        mid: int,
-        topic: bytes,
-        payload: bytes | bytearray = b"",
-        qos: int = 0,
-        retain: bool = False,
-        dup: bool = False,
-        info: MQTTMessageInfo | None = None,
-        properties: Properties | None = None,
-    ) -> MQTTErrorCode:
-        buffers = payload.buffers if isinstance(payload, Parts) else (payload,)
-        if len(payload) < LARGE or properties is not None or self._sock is None:
-            return super()._send_publish(mid, topic, b"".join(buffers), qos, retain, dup, info, properties)
-        packet = Parts(publish_head(topic, len(payload), qos, retain, dup, mid), *buffers)
-        return self._packet_queue(PacketTypes.PUBLISH << 4, packet, mid, qos, info)
-
-    def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
-        packet = self._in_packet["packet"]
-        if cmd != "PUBACK" or len(packet) != 2:
-            return super()._handle_pubackcomp(cmd)
-        # Nothing but the number means success; paho builds tables of properties to learn that.
-        number = int.from_bytes(packet, "big")
-        with self._out_message_mutex:
-            if number in self._out_messages:
-                return self._do_on_publish(number, _SUCCESS, _NO_PROPERTIES)
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class PahoConnection:
@@ -132,7 +86,7 @@ class PahoConnection:
         self._limits = limits or QueueLimits()
         self._changed = threading.Condition()
         # All below is guarded by _changed; paho is never called with it held, since paho calls back with its own lock.
-        self._client: Client | None = None
+        self._client: LeanClient | None = None
         self._outbox = Outbox(self._limits)
         self._filters: dict[str, int] = {}
         self._answers: dict[int, list[ReasonCode]] = {}
@@ -230,8 +184,19 @@ class PahoConnection:
                 raise BrokerError(
                     f"{len(self._outbox)} messages wait for {self._where}: it is away or slow; publish less, or later"
                 )
+            if qos == 0 and not correlation and self._write_at_once(message):
+                return
             self._outbox.put(message)
         self._pump()
+
+    def _write_at_once(self, message: Outgoing) -> bool:
+        """Whether the message went out, at least in part, on this thread and without waiting; _changed is held."""
+        if not self._linked or self._client is None or not self._outbox.is_clear:
+            return False
+        number = self._client.write_now(message.topic.encode(), message.payload, message.retain)
+        if number:
+            self._outbox.written_in_part(number, message)
+        return number is not None
 
     def flush(self, timeout: float) -> bool:
         """See `Connection.flush`."""
@@ -272,8 +237,8 @@ class PahoConnection:
     def _where(self) -> str:
         return f"the broker at {self._address.endpoint}"
 
-    def _new_client(self, timeout: float) -> Client:
-        client = _LeanClient(self._client_id, self._on_message)
+    def _new_client(self, timeout: float) -> LeanClient:
+        client = LeanClient(self._client_id, self._on_message)
         client.max_inflight_messages = self._limits.window_messages
         client.connect_timeout = min(max(0.1, timeout), CONNECT_SECONDS)
         client.reconnect_delay_set(*RECONNECT_SECONDS)
@@ -406,10 +371,10 @@ class PahoConnection:
             logger.warning("%s refused %s on %s: %s", self._where, self._client_id, message and message.topic, reason)
         self._pump()
 
-    def _on_message(self, client: _LeanClient, packet: Publish) -> None:
+    def _on_message(self, client: LeanClient, packet: Publish) -> None:
         acknowledge_now(client.socket())
         try:
-            event = _message(packet)
+            event = message_of(packet)
         except Exception as error:  # of whatever kind paho's reading of properties raises
             logger.warning("%s sent a message that cannot be read; dropped: %r", self._where, error)
         else:
@@ -448,7 +413,7 @@ class PahoConnection:
             number: int | None = None
             try:
                 info = client.publish(
-                    message.topic, message.payload, message.qos, message.retain, _properties(message.correlation)
+                    message.topic, message.payload, message.qos, message.retain, properties_of(message.correlation)
                 )
                 # Without a link paho keeps QoS 1 for the next connection, and forgets QoS 0.
                 lost = info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS and (
@@ -472,21 +437,3 @@ def _explain(reason: ReasonCode) -> str:
     if reason.value == 0x84:
         return f"{reason}; it must speak MQTT 5"
     return str(reason)
-
-
-def _message(packet: Publish) -> Message:
-    topic = packet.topic.decode()
-    if len(packet.properties) < 2:  # their length alone
-        return Message(topic, packet.payload, packet.retain)
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-    properties.unpack(packet.properties)  # type: ignore[no-untyped-call]
-    response, correlation = getattr(properties, "ResponseTopic", ""), getattr(properties, "CorrelationData", b"")
-    return Message(topic, packet.payload, packet.retain, response, correlation)
-
-
-def _properties(correlation: bytes) -> Properties | None:
-    if not correlation:
-        return None
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-    properties.CorrelationData = correlation
-    return properties

@@ -119,7 +119,8 @@ def _is_flat(kind: Any) -> bool:
 def _from_map(cls: type[_Message], value: Any) -> _Message:
     if not isinstance(value, dict) or value.pop("schema", None) != SCHEMA:
         raise ProtocolError(f"{cls.__name__} is not of schema {SCHEMA}; update the older side")
-    return cast(_Message, _reader(cls, cls.__name__)(value))
+    kind: Any = cls  # mypy does not take a class for hashable
+    return cast(_Message, _reader(kind, cls.__name__)(value))
 
 
 @functools.cache

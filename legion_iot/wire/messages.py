@@ -187,8 +187,8 @@ class Fragment:
 
     The elements are of `dtype`, unless `wire` names the form (`quantised`) in which float32 ones travel.
 
-    A fragment is at most 256 KB, so a large region travels as several, each a region of its own. Any order will do,
-    and one that comes twice changes nothing.
+    A large region travels as several fragments, each a region of its own. Any order will do, and one that comes twice
+    changes nothing.
     """
 
     request: str
@@ -200,6 +200,36 @@ class Fragment:
     channels: int
     dtype: str
     wire: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Header of a message with fragments; the body is theirs, one after the other.
+
+    `number` counts the parcels of `stream`, which is all that one run of one participant sends to another. Whatever
+    lies below `floor` has been acknowledged or given up. `answer`, if not 0, asks for a `Receipt` that carries it: at
+    once where it is `urgent`, otherwise soon.
+    """
+
+    stream: int
+    number: int
+    floor: int
+    answer: int
+    urgent: bool
+    fragments: tuple[Fragment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """To the sender of a stream: all parcels below the number `below` have come, and those `beyond` it.
+
+    `answer` is that of the last parcel that asked.
+    """
+
+    stream: int
+    answer: int
+    below: int
+    beyond: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,20 @@
 """Regions of feature maps as fragments, and fragments put together again.
 
-A fragment is itself a region: a large region is divided into runs of rows (of columns, where one row is too large)
-that each fit into `PIECE` bytes, so pieces need no numbering and no order. `Assembly` collects them.
+A fragment is itself a region: a large region is divided into runs of rows (of columns, where one row is too large), so
+fragments need no numbering and no order. `Assembly` collects them. On their way they are packed into parcels
+(`delivery`), one or several to a message.
+
+The size of a fragment. A broker forwards a message when it has all of it, so a map arrives later by the time that its
+largest fragment takes on one link: for a share of it, `SHARE`, that is 3 % whatever the link. Each fragment costs
+either end some hundred microseconds, so none is smaller than `LEAST_PIECE`; and none larger than `MOST_PIECE`, since
+brokers have limits.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,16 +24,24 @@ from legion_iot.errors import ProtocolError
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.model.graph import NUMPY_DTYPES
 from legion_iot.wire import codec, quantised
-from legion_iot.wire.messages import Chunk, ChunkRequest, Fragment, RegionBounds
+from legion_iot.wire.messages import Chunk, ChunkRequest, Fragment, Parcel, Receipt, RegionBounds
 
-PIECE = 256 << 10  # bytes of elements in one message (findings: larger ones hold up the broker)
+SHARE = 32  # fragments to a large region
+LEAST_PIECE, MOST_PIECE = 32 << 10, 512 << 10  # bytes of elements in one fragment of a region that is divided
 WIRE_DTYPES = frozenset({"float32", "float16", "int8", "uint8", "int16", "int32", "int64", "float64", "bool"})
-MAX_BODY = 4 << 20  # bytes; one element's channels may exceed PIECE, nothing exceeds this
+MAX_BODY = 4 << 20  # bytes; one element's channels may exceed MOST_PIECE, nothing exceeds this
 
-INBOX = {cls.__name__: cls for cls in (Fragment, Chunk, ChunkRequest)}
+INBOX = {cls.__name__: cls for cls in (Parcel, Receipt, Chunk, ChunkRequest)}
 
 Array = npt.NDArray[Any]
-Buffers = tuple[bytes, memoryview]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A fragment that is to be sent: what stands in its header, and its elements, which nobody writes into any more."""
+
+    header: Fragment
+    body: memoryview
 
 
 def bounds(region: Region) -> RegionBounds:
@@ -47,11 +62,15 @@ def as_map(values: Array) -> Array:
     return values[0] if values.ndim == 4 and values.shape[0] == 1 else values.reshape(1, -1, 1)
 
 
-def pieces(region: Region, element_bytes: int) -> Iterator[Region]:
-    """The region, divided into regions of at most `PIECE` bytes of elements (always at least one element)."""
+def pieces(region: Region, element_bytes: int, extra_bytes: int = 0) -> Iterator[Region]:
+    """The region, divided into regions to be sent (always of at least one element).
+
+    `element_bytes` are those of all channels at one place; `extra_bytes` is what each piece needs beside its elements.
+    """
+    most = min(MOST_PIECE, max(LEAST_PIECE, region.area * element_bytes // SHARE, SHARE * extra_bytes))
     row_bytes = len(region.columns) * element_bytes
-    rows = max(1, PIECE // max(1, row_bytes))
-    columns = max(1, len(region.columns) if row_bytes <= PIECE else PIECE // element_bytes)
+    rows = max(1, most // max(1, row_bytes))
+    columns = max(1, len(region.columns) if row_bytes <= most else most // element_bytes)
     for top in range(region.rows.start, region.rows.stop, rows):
         for left in range(region.columns.start, region.columns.stop, columns):
             yield Region(
@@ -60,37 +79,76 @@ def pieces(region: Region, element_bytes: int) -> Iterator[Region]:
             )
 
 
-def fragments(header: Fragment, held: Array, origin: Region) -> Iterator[bytes]:
-    """The messages that carry `header.region` out of `held`, (rows, columns, channels) of the region `origin`."""
-    return map(b"".join, fragment_buffers(header, held, origin))
+def fragments(header: Fragment, held: Array, origin: Region) -> Iterator[Piece]:
+    """What carries `header.region` out of `held`, (rows, columns, channels) of the region `origin`.
 
-
-def fragment_buffers(header: Fragment, held: Array, origin: Region) -> Iterator[Buffers]:
-    """Those messages as buffers to be sent one after the other; runs of whole rows are views of `held`, not copies."""
+    Runs of whole rows are views of `held`, not copies.
+    """
     if header.wire:
-        yield from _quantised_fragments(header, held, origin)
+        yield from _quantised(header, held, origin)
         return
-    for piece in pieces(region_of(header.region), held.shape[2] * held.itemsize):
-        part = np.ascontiguousarray(held[_within(piece, origin)])
-        yield codec.pack(dataclasses.replace(header, region=bounds(piece))), part.data.cast("B")
+    for region in pieces(region_of(header.region), held.shape[2] * held.itemsize):
+        yield _exact(dataclasses.replace(header, region=bounds(region)), held, origin)
 
 
-def _quantised_fragments(header: Fragment, held: Array, origin: Region) -> Iterator[Buffers]:
-    for piece in pieces(region_of(header.region), held.shape[2] * quantised.ELEMENT_BYTES[header.wire]):
-        sent = dataclasses.replace(header, region=bounds(piece))
-        body = quantised.encode(np.ascontiguousarray(held[_within(piece, origin)]), header.wire)
+def _exact(header: Fragment, held: Array, origin: Region) -> Piece:
+    part = np.ascontiguousarray(held[_within(region_of(header.region), origin)])
+    return Piece(header, part.data.cast("B"))
+
+
+def _quantised(header: Fragment, held: Array, origin: Region) -> Iterator[Piece]:
+    for region in _quantised_pieces(region_of(header.region), held.shape[2], header.wire):
+        sent = dataclasses.replace(header, region=bounds(region))
+        body = quantised.encode(np.ascontiguousarray(held[_within(region, origin)]), header.wire)
         if body is None:
-            yield from fragment_buffers(dataclasses.replace(sent, wire=""), held, origin)
+            yield _exact(dataclasses.replace(sent, wire=""), held, origin)
         else:
-            yield codec.pack(sent), memoryview(body)
+            yield Piece(sent, memoryview(body))
+
+
+def _quantised_pieces(region: Region, channels: int, wire: str) -> Iterator[Region]:
+    return pieces(region, channels * quantised.ELEMENT_BYTES[wire], channels * quantised.CHANNEL_BYTES[wire])
+
+
+def pack_parcel(parcel: Parcel, bodies: Sequence[memoryview]) -> tuple[bytes | memoryview, ...]:
+    """The message of a parcel as buffers to be sent one after the other."""
+    return codec.pack(parcel), *bodies
+
+
+def open_parcel(parcel: Parcel, body: memoryview) -> list[tuple[Fragment, memoryview]]:
+    """Its fragments, each with its elements as a view of `body`; raises ProtocolError where that is not their size."""
+    opened, start = [], 0
+    for header in parcel.fragments:
+        end = start + body_size(header)
+        opened.append((header, body[start:end]))
+        start = end
+    if start != len(body):
+        raise ProtocolError(f"parcel of {start} bytes has {len(body)}")
+    return opened
+
+
+def body_size(header: Fragment) -> int:
+    """Bytes of a fragment's elements; raises ProtocolError where it has none, or its form is not known."""
+    area = region_of(header.region).area
+    if header.dtype not in WIRE_DTYPES:
+        raise ProtocolError(f"fragment of dtype {header.dtype!r:.20}, which is not allowed")
+    if header.wire and (header.dtype != "float32" or header.wire not in quantised.ELEMENT_BYTES):
+        raise ProtocolError(f"fragment of {header.dtype} travels as {header.wire!r:.20}, which it may not")
+    if header.wire:
+        size = area * header.channels * quantised.ELEMENT_BYTES[header.wire]
+        extra = header.channels * quantised.CHANNEL_BYTES[header.wire]
+    else:
+        size, extra = area * header.channels * NUMPY_DTYPES[header.dtype].itemsize, 0
+    if header.channels < 1 or not 0 < size <= MAX_BODY:
+        raise ProtocolError(f"fragment of {area}×{header.channels} {header.dtype} is empty or too large")
+    return size + extra
 
 
 def wire_bytes(region: Region, channels: int, dtype: str, wire: str = "") -> int:
     """Bytes of the bodies that carry a region, where all its values can travel as `wire`."""
     if not wire:
         return region.area * channels * NUMPY_DTYPES[dtype].itemsize
-    sizes = pieces(region, channels * quantised.ELEMENT_BYTES[wire])
-    return sum(quantised.body_size(piece.area, channels, wire) for piece in sizes)
+    return sum(quantised.body_size(piece.area, channels, wire) for piece in _quantised_pieces(region, channels, wire))
 
 
 def read_fragment(header: Fragment, body: memoryview) -> Array:
@@ -98,24 +156,14 @@ def read_fragment(header: Fragment, body: memoryview) -> Array:
 
     Raises ProtocolError where header and body do not belong together.
     """
+    expected = body_size(header)
     region = region_of(header.region)
-    if header.dtype not in WIRE_DTYPES:
-        raise ProtocolError(f"fragment of dtype {header.dtype!r}, which is not allowed")
-    dtype = NUMPY_DTYPES[header.dtype]
-    if header.wire:
-        return _read_quantised(header, region, body)
-    expected = region.area * header.channels * dtype.itemsize
-    if header.channels < 1 or not 0 < expected <= MAX_BODY or expected != len(body):
+    if expected != len(body):
         raise ProtocolError(f"fragment of {region.area}×{header.channels} {header.dtype} has {len(body)} bytes")
-    return np.frombuffer(body, dtype).reshape(len(region.rows), len(region.columns), header.channels)
-
-
-def _read_quantised(header: Fragment, region: Region, body: memoryview) -> Array:
-    if header.dtype != "float32":
-        raise ProtocolError(f"fragment of {header.dtype} travels as {header.wire!r:.20}, which only float32 may")
-    if header.channels < 1 or not 0 < region.area * header.channels <= MAX_BODY // 4:
-        raise ProtocolError(f"fragment of {region.area}×{header.channels} elements is empty or too large")
-    return quantised.decode(body, (len(region.rows), len(region.columns), header.channels), header.wire)
+    shape = (len(region.rows), len(region.columns), header.channels)
+    if header.wire:
+        return quantised.decode(body, shape, header.wire)
+    return np.frombuffer(body, NUMPY_DTYPES[header.dtype]).reshape(shape)
 
 
 def _within(region: Region, origin: Region) -> tuple[slice, slice]:

@@ -11,15 +11,17 @@ import pytest
 from legion_iot.errors import ModelError
 from legion_iot.runtime import agent as machine
 from legion_iot.transport.connection import BrokerAddress, Message
+from legion_iot.transport.fragments import FragmentsArrived, Undelivered
 from legion_iot.wire import codec
-from legion_iot.wire.messages import Assignment, Chunk, ChunkRequest, Command, Failed, Fragment, ModelReference
+from legion_iot.wire.messages import Assignment, Chunk, ChunkRequest, Command, Failed, Fragment, ModelReference, Parcel
 from legion_iot_agent.service import AgentOptions, AgentService
 
 pytest.importorskip("ai_edge_litert.interpreter")
 
 MODEL = ModelReference("small", "ab" * 32, 4)
 EMPTY = Assignment(7, MODEL, (), (), ())
-FRAGMENT = codec.pack(Fragment("r", 1, 7, 0, 0, (0, 1, 0, 1), 4, "int8"), b"abcd")
+FRAGMENT = Fragment("r", 1, 7, 0, 0, (0, 1, 0, 1), 4, "int8")
+PARCEL = codec.pack(Parcel(1, 0, 0, 0, False, (FRAGMENT,)), b"abcd")
 CHUNK = codec.pack(Chunk(MODEL.sha256, 0), b"abcd")
 
 
@@ -53,16 +55,24 @@ def test_messages_become_events(service: AgentService) -> None:
     assert events(service, "legion/agents/ant/assignment", codec.to_json(EMPTY)) == [machine.AssignmentArrived(EMPTY)]
     command = Command("fetch", MODEL)
     assert events(service, "legion/agents/ant/command", codec.to_json(command)) == [machine.CommandArrived(command)]
-    (fragment,) = events(service, "legion/agents/ant/inbox/bee", FRAGMENT)
-    assert isinstance(fragment, machine.FragmentArrived)
-    assert (fragment.sender, bytes(fragment.body)) == ("bee", b"abcd")
     (chunk,) = events(service, "legion/agents/ant/inbox/orchestrator", CHUNK)
     assert isinstance(chunk, machine.ChunkArrived)
+
+
+def test_fragments_become_events_and_what_cannot_be_delivered_ends_its_request(service: AgentService) -> None:
+    body = memoryview(b"abcd")
+    service._take(FragmentsArrived("bee", [(FRAGMENT, body)], 3.0))
+    service._take(Undelivered("bee", ((7, "r"),), "bee is silent"))
+    assert list(service._events) == [
+        machine.FragmentArrived("bee", FRAGMENT, body, 3.0),
+        machine.StepFailed(7, "r", "bee is silent"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("topic", "payload"),
     [
+        ("legion/agents/ant/inbox/bee", PARCEL),  # `pair` takes it
         ("legion/agents/ant/inbox/bee", CHUNK),  # a model comes from the orchestrator, and from nobody else
         ("legion/agents/ant/inbox/bee", codec.pack(ChunkRequest("a", 0, 1))),
         ("legion/agents/ant/inbox/bee", b"noise"),
@@ -89,7 +99,7 @@ def test_a_cleared_assignment_is_no_message(service: AgentService) -> None:
 
 def test_noise_never_ends_the_agent(service: AgentService) -> None:
     draw = random.Random(5)
-    seeds = [FRAGMENT, CHUNK, codec.to_json(EMPTY), codec.to_json(Command("profile", MODEL))]
+    seeds = [PARCEL, CHUNK, codec.to_json(EMPTY), codec.to_json(Command("profile", MODEL))]
     topics = ["assignment", "command", "inbox/orchestrator", "inbox/bee"]
     for _ in range(2000):
         payload = bytearray(draw.choice(seeds))

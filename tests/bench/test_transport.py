@@ -20,7 +20,8 @@ def test_every_way_is_measured_in_one_run(monkeypatch: pytest.MonkeyPatch) -> No
     brokers = ["embedded"] + ["mosquitto"] * (find_mosquitto() is not None)
     expected = {("TCP relay", "", 0, name) for name in transport.NAMES.values()}
     for broker in brokers:
-        kinds = ["legion", "plain paho"] + ["mosquitto_pub"] * (broker == "mosquitto" and tools_installed())
+        kinds = ["bare", "plain paho"] + ["mosquitto_pub"] * (broker == "mosquitto" and tools_installed())
+        expected |= {("legion", broker, 0, name) for name in transport.NAMES.values()}
         expected |= {(kind, broker, qos, name) for kind in kinds for qos in (0, 1) for name in transport.NAMES.values()}
     assert ways == expected
     costs = [row for row in report.rows if "what" in row]
@@ -28,7 +29,7 @@ def test_every_way_is_measured_in_one_run(monkeypatch: pytest.MonkeyPatch) -> No
     for row in costs:
         assert row["largest"] in row["parts_s_per_gb"]
         assert row["cpu_s_per_gb"] > row["copy_s_per_gb"] > 0
-    assert len(report.checks) == 3 * len(brokers)
+    assert len(report.checks) == 4 * len(brokers)
     assert report.ok == all(check.ok for check in report.checks)
     assert max(len(line) for line in transport.lines(report)) <= 80
 

@@ -2,8 +2,9 @@
 
 Everything said travels as bytes through `wire`. What a broker promises is kept: order within one topic, retained
 messages, a will for a link that breaks; what it does not promise is broken from a seed: delays differ, QoS 1 messages
-come twice, what was sent to a client without a link is lost. An agent is one thread, as in life: while it computes,
-its messages wait. Steps are computed by a `Worker`: the real executor, or the oracle, which also checks every input.
+come twice, QoS 0 messages get lost, and so does all that was sent to a client without a link. An agent is one thread,
+as in life: while it computes, its messages wait. Steps are computed by a `Worker`: the real executor, or the oracle,
+which also checks every input.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from legion_iot.planning.plan import Plan
 from legion_iot.planning.planners.balanced import balanced
 from legion_iot.runtime import agent, orchestrator
 from legion_iot.runtime.requests import QUEUE
-from legion_iot.wire import codec
+from legion_iot.wire import codec, delivery
 from legion_iot.wire.messages import (
     AgentInfo,
     AgentState,
@@ -33,15 +34,17 @@ from legion_iot.wire.messages import (
     Failed,
     Fragment,
     ModelReference,
+    Parcel,
     Profile,
     Ready,
+    Receipt,
     TileTiming,
 )
 from legion_iot.wire.tensors import INBOX, Array, as_map, fragments, region_of
 from legion_iot.wire.topics import AgentTopic, InboxTopic, ReportTopic, Topics
 from tests.planning.plans import AGENTS
 from tests.runtime.oracle import Oracle, Worker
-from tests.runtime.virtual import Broker
+from tests.runtime.virtual import Broker, VirtualLink
 
 TOPICS = Topics("group")
 REPORTS: Mapping[str, type[Any]] = {"ready": Ready, "failed": Failed, "timing": TileTiming}
@@ -78,6 +81,9 @@ class Agent:
         self.alive, self._linked, self._working = True, False, False
         self._outbox: list[tuple[str, bytes, bool]] = []
         self._events: deque[agent.Event] = deque()
+        self.fragments = VirtualLink(
+            self._broker, self._broker.random.getrandbits(48), self._publish_fragments, self._fragment, self._given_up
+        )
         self.link()
         self._broker.at(TICK, self._tick)
 
@@ -93,6 +99,7 @@ class Agent:
         for topic, payload, retain in self._outbox:
             self._broker.publish(topic, payload, retain=retain)
         self._outbox.clear()
+        self.fragments.link_up()
         self._publish_info()
         self._publish(self._topic("state"), AgentState("online", self.session), retain=True)
 
@@ -130,11 +137,22 @@ class Agent:
                 self._add(agent.CommandArrived(codec.from_json(Command, payload)))
             case InboxTopic(sender=sender):
                 content, body = codec.unpack(INBOX, payload)
-                if isinstance(content, Fragment):
-                    self._add(agent.FragmentArrived(sender, content, body))
+                if isinstance(content, (Parcel, Receipt)):
+                    self.fragments.take(sender, content, body)
                 else:
                     assert isinstance(content, Chunk)
                     self._add(agent.ChunkArrived(content, body))
+
+    def _fragment(self, sender: str, header: Fragment, elements: memoryview) -> None:
+        self._add(agent.FragmentArrived(sender, header, elements))
+
+    def _given_up(self, effect: delivery.GiveUp) -> None:
+        for epoch, request in effect.requests:
+            self._add(agent.StepFailed(epoch, request, effect.reason))
+
+    def _publish_fragments(self, target: str, payload: bytes) -> None:
+        if self.alive and self._linked:
+            self._broker.publish(TOPICS.inbox(target, self.name), payload, qos=0)
 
     def _add(self, event: agent.Event) -> None:
         self._events.append(event)
@@ -163,8 +181,7 @@ class Agent:
         match effect:
             case agent.SendRegion(target=target, header=header, values=values, origin=origin):
                 assert target != self.name
-                for payload in fragments(header, values, region_of(origin)):
-                    self._publish_bytes(TOPICS.inbox(target, self.name), payload, qos=1)
+                self.fragments.send(target, list(fragments(header, values, region_of(origin))))
             case agent.Compute():
                 yield draw.uniform(0.005, 0.05) / temper.speed
                 self._compute(effect)
@@ -243,12 +260,13 @@ class Group:
         content: bytes = bytes(range(256)) * 3000,
         model: ModelReference | None = None,
         duplicates: float = 0.0,
+        losses: float = 0.0,
         least_agents: int = 1,
         make_plan: orchestrator.MakePlan = balanced,
     ) -> None:
         self.network, self.content = network, content
         self.model = model or ModelReference("small", "ab" * 32, len(content))
-        self.broker = Broker(seed, duplicates=duplicates)
+        self.broker = Broker(seed, duplicates=duplicates, losses=losses)
         self.oracle = Oracle(network)
         self.state = orchestrator.State(network, self.model, least_agents, make_plan, epoch=100)
         self.agents: dict[str, Agent] = {}
@@ -259,6 +277,7 @@ class Group:
         self.commands: list[tuple[str, str]] = []
         self.computed: Counter[tuple[str, str, int]] = Counter()
         self._numbers = itertools.count(1)
+        self.fragments = VirtualLink(self.broker, 0, self._publish_fragments, self._fragment, self._given_up)
         self.broker.connect("orchestrator", self._wants, self._take)
         self.broker.at(TICK, self._tick)
 
@@ -330,8 +349,18 @@ class Group:
                     chunk = codec.pack(Chunk(content.sha256, content.offset), part)
                     self.broker.publish(TOPICS.inbox(sender, "orchestrator"), chunk)
                 else:
-                    assert isinstance(content, Fragment)
-                    self._step(orchestrator.FragmentArrived(sender, content, body))
+                    assert isinstance(content, (Parcel, Receipt))
+                    self.fragments.take(sender, content, body)
+
+    def _fragment(self, sender: str, header: Fragment, elements: memoryview) -> None:
+        self._step(orchestrator.FragmentArrived(sender, header, elements))
+
+    def _given_up(self, effect: delivery.GiveUp) -> None:
+        for lost in effect.requests:
+            self._step(orchestrator.ReportArrived(effect.target, Failed(*lost, effect.reason)))
+
+    def _publish_fragments(self, target: str, payload: bytes) -> None:
+        self.broker.publish(TOPICS.inbox(target, "orchestrator"), payload, qos=0)
 
     def _step(self, event: orchestrator.Event) -> None:
         for effect in orchestrator.step(self.state, event, self.broker.now):
@@ -350,8 +379,7 @@ class Group:
             case orchestrator.SendRegion(target=target, header=header, values=values):
                 self._check_online(target)
                 whole = (0, values.shape[0], 0, values.shape[1])
-                for payload in fragments(header, values, region_of(whole)):
-                    self.broker.publish(TOPICS.inbox(target, "orchestrator"), payload)
+                self.fragments.send(target, list(fragments(header, values, region_of(whole))))
             case orchestrator.RequestEnded(request=request):
                 assert request in self.asked
                 assert request not in self.ended, f"{request} ended twice"

@@ -25,7 +25,9 @@ SEEDS = 112
 @pytest.mark.parametrize("agents", [1, 3])
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_every_element_arrives_where_it_is_needed(name: str, agents: int, blocks: int) -> None:
-    group = Group(NETWORKS[name], seed=agents, duplicates=0.3, least_agents=agents, make_plan=at_least(blocks))
+    group = Group(
+        NETWORKS[name], seed=agents, duplicates=0.3, losses=0.1, least_agents=agents, make_plan=at_least(blocks)
+    )
     for number in range(agents):
         group.start(NAMES[number], Temper(speed=1.0 + number))
     group.run_until("serving")

@@ -14,10 +14,9 @@ from legion_iot.model.comparison import difference
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.runtime import agent as machine
 from legion_iot.runtime.exchange import Exchange, TensorForm, wire_between
-from legion_iot.wire import codec
 from legion_iot.wire.messages import Assignment, Fragment, ModelReference, PeerRegion
 from legion_iot.wire.quantised import WIRES
-from legion_iot.wire.tensors import INBOX, fragments
+from legion_iot.wire.tensors import fragments
 from legion_iot_agent.executor import seeded_inputs
 from legion_iot_agent.interpreter import Interpreter
 from tests.runtime.group import Group, Temper, at_least
@@ -44,8 +43,8 @@ def test_a_receiver_takes_what_the_plan_says(plan: str, sent: str, sender: str) 
     exchange = Exchange(1, {0: {0: WHOLE}}, receives, {0: TensorForm(3, "float32")}, plan)
     values = np.ones((4, 4, 3), np.float32)
     header = Fragment("r", 1, 1, 0, 0, (0, 4, 0, 4), 3, "float32", sent)
-    (payload,) = fragments(header, values, WHOLE)
-    content, body = codec.unpack(INBOX, payload)
+    (piece,) = fragments(header, values, WHOLE)
+    content, body = piece.header, piece.body
     if sent == "" or (sent == plan and sender == "bee"):
         inputs = exchange.put_fragment(sender, content, body)
         assert inputs is not None

@@ -7,14 +7,18 @@ import itertools
 import random
 from collections.abc import Callable
 
+from legion_iot.wire import codec, delivery
+from legion_iot.wire.messages import Fragment, Parcel, Receipt
+from legion_iot.wire.tensors import Piece, open_parcel, pack_parcel
+
 
 class Broker:
     """Virtual time, and messages on their way."""
 
-    def __init__(self, seed: int, *, duplicates: float = 0.0, slowest: float = 0.05) -> None:
+    def __init__(self, seed: int, *, duplicates: float = 0.0, losses: float = 0.0, slowest: float = 0.05) -> None:
         self.now = 1000.0
         self.random = random.Random(seed)
-        self._duplicates, self._slowest = duplicates, slowest
+        self._duplicates, self._losses, self._slowest = duplicates, losses, slowest
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._retained: dict[str, bytes] = {}
@@ -56,7 +60,61 @@ class Broker:
             if self._clients.get(client) is link:  # what is under way when a link ends is lost
                 link[1](topic, payload)
 
+        if not qos and self.random.random() < self._losses:
+            return
         for _ in range(2 if qos and self.random.random() < self._duplicates else 1):
             arrives = max(self._last.get((client, topic), 0.0), self.now + self.random.uniform(0.0, self._slowest))
             self._last[client, topic] = arrives
             self.at(arrives - self.now, deliver)
+
+
+class VirtualLink:
+    """`delivery` for one participant in virtual time; parcels and receipts travel as bytes, at QoS 0."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        stream: int,
+        publish: Callable[[str, bytes], None],
+        emit: Callable[[str, Fragment, memoryview], None],
+        undelivered: Callable[[delivery.GiveUp], None],
+    ) -> None:
+        self.state = delivery.State(stream)
+        self._broker, self._publish, self._emit, self._undelivered = broker, publish, emit, undelivered
+        self._alarms: set[float] = set()
+
+    def send(self, target: str, pieces: list[Piece]) -> None:
+        self._step(delivery.Offer(target, pieces))
+
+    def link_up(self) -> None:
+        self._step(delivery.LinkUp())
+
+    def take(self, sender: str, message: Parcel | Receipt, body: memoryview) -> None:
+        if isinstance(message, Receipt):
+            self._step(delivery.ReceiptArrived(sender, message))
+            return
+        opened = open_parcel(message, body)
+        for effect in self._step(delivery.ParcelArrived(sender, message)):
+            if isinstance(effect, delivery.Accept):
+                for header, elements in opened:
+                    self._emit(sender, header, elements)
+
+    def _step(self, event: delivery.Event) -> list[delivery.Effect]:
+        effects = delivery.step(self.state, event, self._broker.now)
+        for effect in effects:
+            match effect:
+                case delivery.Transmit(target=target, parcel=parcel, bodies=bodies):
+                    self._publish(target, b"".join(pack_parcel(parcel, bodies)))
+                case delivery.Answer(target=target, receipt=receipt):
+                    self._publish(target, codec.pack(receipt))
+                case delivery.GiveUp():
+                    self._undelivered(effect)
+        due = self.state.due()
+        if due != float("inf") and due not in self._alarms:
+            self._alarms.add(due)
+            self._broker.at(max(0.0, due - self._broker.now), lambda: self._alarm(due))
+        return effects
+
+    def _alarm(self, due: float) -> None:
+        self._alarms.discard(due)
+        self._step(delivery.Tick())

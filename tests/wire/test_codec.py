@@ -27,9 +27,11 @@ from legion_iot.wire.messages import (
     Failed,
     Fragment,
     ModelReference,
+    Parcel,
     PeerRegion,
     Profile,
     Ready,
+    Receipt,
     TensorRegion,
 )
 from legion_iot.wire.tensors import INBOX
@@ -237,7 +239,8 @@ JSON_SEEDS: list[tuple[type[Any], bytes]] = [
     (type(m), codec.to_json(m)) for m in (ASSIGNMENT, COMMAND, AgentState("online", "s"), Profile("a", (0.1, 0.2)))
 ]
 BINARY_SEEDS = [
-    codec.pack(FRAGMENT, bytes(64)),
+    codec.pack(Parcel(1, 3, 2, 7, True, (FRAGMENT, FRAGMENT)), bytes(64)),
+    codec.pack(Receipt(1, 7, 2, (4, 5))),
     codec.pack(ChunkRequest("0f" * 32, 0, 9)),
     codec.pack(Chunk("a", 0), b"x"),
 ]

@@ -12,18 +12,23 @@ from hypothesis import strategies as st
 from legion_iot.errors import ProtocolError
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.wire import codec, tensors
-from legion_iot.wire.messages import Fragment
+from legion_iot.wire.delivery import CREDIT_PARCELS, PARCEL_FRAGMENTS
+from legion_iot.wire.messages import Fragment, Parcel, Receipt
 from legion_iot.wire.tensors import (
     INBOX,
+    LEAST_PIECE,
     MAX_BODY,
-    PIECE,
+    MOST_PIECE,
+    SHARE,
     WIRE_DTYPES,
     Array,
     Assembly,
     as_map,
+    body_size,
     bounds,
-    fragment_buffers,
     fragments,
+    open_parcel,
+    pack_parcel,
     pieces,
     read_fragment,
     region_of,
@@ -41,32 +46,34 @@ def regions(draw: st.DrawFn, largest: int = 40) -> Region:
 
 
 @settings(deadline=None)
-@given(regions(), st.integers(1, 2 * PIECE))
-def test_pieces_partition_a_region(whole: Region, element_bytes: int) -> None:
+@given(regions(), st.integers(1, 2 * MOST_PIECE), st.integers(0, 9000))
+def test_pieces_partition_a_region(whole: Region, element_bytes: int, extra: int) -> None:
     count = np.zeros((100, 100), int)
-    for piece in pieces(whole, element_bytes):
+    most = max(LEAST_PIECE, whole.area * element_bytes / SHARE, SHARE * extra)
+    for piece in pieces(whole, element_bytes, extra):
         assert piece.area >= 1
-        assert piece.area * element_bytes <= PIECE or piece.area == 1
+        assert piece.area * element_bytes <= min(most, MOST_PIECE) or piece.area == 1
         count[piece.rows.start : piece.rows.stop, piece.columns.start : piece.columns.stop] += 1
     expected = np.zeros_like(count)
     expected[whole.rows.start : whole.rows.stop, whole.columns.start : whole.columns.stop] = 1
     np.testing.assert_array_equal(count, expected)
 
 
-@given(st.integers(1, 5000), st.integers(1, 300))
+@given(st.integers(1, 50_000), st.integers(1, 300))
 def test_pieces_are_no_more_than_needed(rows: int, row_bytes: int) -> None:
     """Where rows are small, each piece but the last is full to within one row."""
     sizes = [piece.area * row_bytes for piece in pieces(region(0, rows, 0, 1), row_bytes)]
-    assert all(size > PIECE - row_bytes for size in sizes[:-1])
+    assert all(size > LEAST_PIECE - row_bytes for size in sizes[:-1])
+    assert len(sizes) <= SHARE * 1.1 + 1
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     whole=regions(12), channels=st.integers(1, 5), dtype=st.sampled_from(sorted(WIRE_DTYPES)),
-    piece=st.sampled_from([1, 16, 100, PIECE]), seed=st.integers(0, 999), strided=st.booleans(),
+    most=st.sampled_from([1, 16, 100, MOST_PIECE]), seed=st.integers(0, 999), strided=st.booleans(),
 )  # fmt: skip
 def test_fragments_in_any_order_rebuild_a_region(
-    whole: Region, channels: int, dtype: str, piece: int, seed: int, strided: bool
+    whole: Region, channels: int, dtype: str, most: int, seed: int, strided: bool
 ) -> None:
     """A part of a larger array travels in small pieces, shuffled, some of them twice."""
     draw, noise = random.Random(seed), np.random.default_rng(seed)
@@ -77,17 +84,16 @@ def test_fragments_in_any_order_rebuild_a_region(
         held = np.asfortranarray(held)
     header = Fragment("r", 1, 1, 0, 0, bounds(whole), channels, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensors, "PIECE", piece)
-        messages = list(fragments(header, held, region(0, 100, 0, 100)))
-    arriving = messages + draw.choices(messages, k=len(messages) // 2) if messages else []
+        patch.setattr(tensors, "MOST_PIECE", most)
+        sent = list(fragments(header, held, region(0, 100, 0, 100)))
+    arriving = sent + draw.choices(sent, k=len(sent) // 2) if sent else []
     draw.shuffle(arriving)
     assembly = Assembly(whole, channels, dtype)
-    left = set(messages)
-    for message in arriving:
+    left = {piece.header for piece in sent}
+    for piece in arriving:
         assert assembly.missing > 0 or not left
-        read, body = codec.unpack(INBOX, message)
-        assembly.put(region_of(read.region), read_fragment(read, body))
-        left.discard(message)
+        assembly.put(region_of(piece.header.region), read_fragment(piece.header, piece.body))
+        left.discard(piece.header)
         assert (assembly.missing == 0) == (not left)
     expected = held[whole.rows.start : whole.rows.stop, whole.columns.start : whole.columns.stop]
     np.testing.assert_array_equal(assembly.values, expected)
@@ -99,24 +105,52 @@ def test_a_large_map_travels_in_messages_that_brokers_take() -> None:
     whole = region(0, 224, 0, 224)
     header = Fragment("r", 1, 1, 0, 0, bounds(whole), 64, "float32")
     assembly = Assembly(whole, 64, "float32")
-    for message in fragments(header, held, whole):
-        assert len(message) <= PIECE + 4 + codec.MAX_HEADER
-        read, body = codec.unpack(INBOX, message)
-        assembly.put(region_of(read.region), read_fragment(read, body))
+    for piece in fragments(header, held, whole):
+        assert len(piece.body) <= MOST_PIECE
+        assembly.put(region_of(piece.header.region), read_fragment(piece.header, piece.body))
     assert assembly.missing == 0
     assert assembly.values.tobytes() == held.tobytes()
 
 
 def test_whole_rows_are_sent_as_views_and_parts_of_rows_are_copied_once() -> None:
-    held = np.random.default_rng(1).standard_normal((60, 100, 64)).astype(np.float32)
-    origin = region(10, 70, 0, 100)
-    for wanted, is_view in ((region(20, 60, 0, 100), True), (region(20, 60, 1, 99), False)):
+    held = np.random.default_rng(1).standard_normal((60, 40, 64)).astype(np.float32)
+    origin = region(10, 70, 0, 40)
+    for wanted, is_view in ((region(20, 62, 0, 40), True), (region(20, 62, 1, 39), False)):
         header = Fragment("r", 1, 1, 0, 0, bounds(wanted), 64, "float32")
-        for head, body in fragment_buffers(header, held, origin):
-            read, whole = codec.unpack(INBOX, head + bytes(body))
-            rows, columns = slice(read.region[0] - 10, read.region[1] - 10), slice(read.region[2], read.region[3])
-            np.testing.assert_array_equal(read_fragment(read, whole), held[rows, columns])
-            assert np.shares_memory(np.frombuffer(body, np.float32), held) == is_view
+        sent = list(fragments(header, held, origin))
+        assert len(sent) > 1
+        for piece in sent:
+            top, bottom, left, right = piece.header.region
+            expected = held[top - 10 : bottom - 10, left:right]
+            np.testing.assert_array_equal(read_fragment(piece.header, piece.body), expected)
+            assert np.shares_memory(np.frombuffer(piece.body, np.float32), held) == is_view
+
+
+SMALL = [
+    Fragment("r", 1, 1, 0, 0, (0, 2, 0, 3), 4, "float32"),
+    Fragment("r", 1, 1, 1, 5, (7, 8, 0, 3), 2, "int8"),
+    Fragment("r", 1, 1, 1, 6, (0, 3, 0, 3), 2, "float32", "int8"),
+    Fragment("r", 1, 1, 1, 6, (0, 3, 0, 3), 2, "float32", "float16"),
+]
+
+
+def test_a_parcel_holds_several_fragments() -> None:
+    bodies = [memoryview(bytes([number]) * body_size(header)) for number, header in enumerate(SMALL)]
+    assert [len(body) for body in bodies] == [2 * 3 * 4 * 4, 3 * 2, 9 * 2 + 2 * 8, 9 * 2 * 2]
+    message = b"".join(pack_parcel(Parcel(1, 2, 0, 0, False, tuple(SMALL)), bodies))
+    parcel, body = codec.unpack(INBOX, message)
+    assert open_parcel(parcel, body) == list(zip(SMALL, bodies, strict=True))
+    for wrong in (body[:-1], memoryview(bytes(body) + b"x"), memoryview(b"")):
+        with pytest.raises(ProtocolError):
+            open_parcel(parcel, wrong)
+
+
+def test_a_full_parcel_has_a_header_that_is_read() -> None:
+    header = Fragment("9b1cd6b5-123456", 1, 1795417661, 999, 9999, (1000, 2000, 1000, 2000), 1024, "float32", "float16")
+    parcel = Parcel(2**48 - 1, 2**40, 2**40 - 63, 2**41, True, (header,) * PARCEL_FRAGMENTS)
+    assert codec.unpack(INBOX, codec.pack(parcel))[0] == parcel
+    receipt = Receipt(2**48 - 1, 2**41, 2**40, tuple(range(2**40, 2**40 + CREDIT_PARCELS)))
+    assert codec.unpack(INBOX, codec.pack(receipt))[0] == receipt
 
 
 @pytest.mark.parametrize(

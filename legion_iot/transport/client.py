@@ -1,0 +1,124 @@
+"""paho's client with its private parts replaced where they cost most; nothing else imports paho but `transport.paho`.
+
+Four of its methods are overridden, which its version is pinned for: `_create_socket`, `_send_publish`,
+`_handle_pubackcomp` and `_packet_write`. `tests/transport/test_contract.py` holds what they must keep, on all brokers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+from paho.mqtt.client import Client, MQTTMessageInfo
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from legion_iot.transport.connection import Message
+from legion_iot.transport.packets import PacketSocket, Parts, Publish, publish_head
+
+_SUCCESS = ReasonCode(PacketTypes.PUBACK)
+_NO_PROPERTIES = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+# From here on a payload is worth a second buffer in the write.
+LARGE = 4 << 10
+
+
+class LeanClient(Client):
+    """paho with its socket wrapped, large messages queued in parts, QoS 0 messages written by whoever sends them."""
+
+    def __init__(self, client_id: str, on_publish: Callable[[LeanClient, Publish], None]) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
+        self._on_publish_packet = on_publish
+        # Held while bytes go to the socket, so that no packet gets into the middle of another.
+        self._writing = threading.Lock()
+
+    def _create_socket(self) -> Any:
+        return PacketSocket(super()._create_socket(), lambda packet: self._on_publish_packet(self, packet))
+
+    def _send_publish(
+        self,
+        mid: int,
+        topic: bytes,
+        payload: bytes | bytearray = b"",
+        qos: int = 0,
+        retain: bool = False,
+        dup: bool = False,
+        info: MQTTMessageInfo | None = None,
+        properties: Properties | None = None,
+    ) -> MQTTErrorCode:
+        buffers = payload.buffers if isinstance(payload, Parts) else (payload,)
+        if len(payload) < LARGE or properties is not None or self._sock is None:
+            return super()._send_publish(mid, topic, b"".join(buffers), qos, retain, dup, info, properties)
+        packet = Parts(publish_head(topic, len(payload), qos, retain, dup, mid), *buffers)
+        return self._packet_queue(PacketTypes.PUBLISH << 4, packet, mid, qos, info)
+
+    def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if cmd != "PUBACK" or len(packet) != 2:
+            return super()._handle_pubackcomp(cmd)
+        # Nothing but the number means success; paho builds tables of properties to learn that.
+        number = int.from_bytes(packet, "big")
+        with self._out_message_mutex:
+            if number in self._out_messages:
+                return self._do_on_publish(number, _SUCCESS, _NO_PROPERTIES)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _packet_write(self) -> MQTTErrorCode:
+        with self._writing:
+            return super()._packet_write()
+
+    def write_now(self, topic: bytes, payload: bytes | bytearray, retain: bool) -> int | None:
+        """Write a QoS 0 message on this thread, without waiting: 0 when all of it is written.
+
+        The network thread writes what does not fit; then the packet number is returned under which `on_publish` tells
+        of it. None where the message has to be queued, and nothing was written.
+        """
+        sock = cast("PacketSocket | None", self._sock)
+        # OpenSSL does not let one thread read and another write.
+        if sock is None or sock.is_tls or not self._writing.acquire(blocking=False):
+            return None
+        try:
+            if self._out_packet:
+                return None
+            buffers = payload.buffers if isinstance(payload, Parts) else (payload,)
+            packet = Parts(publish_head(topic, len(payload), 0, retain, False, 0), *buffers)
+            try:
+                written = sock.send(packet)
+            except OSError:  # full, or broken, which paho will notice
+                return None
+            if written == len(packet):
+                return 0
+            number = self._mid_generate()
+            self._out_packet.appendleft({
+                "command": PacketTypes.PUBLISH << 4, "mid": number, "qos": 0, "pos": written,
+                "to_process": len(packet) - written, "packet": packet, "info": MQTTMessageInfo(number),
+            })  # fmt: skip
+        finally:
+            self._writing.release()
+        with contextlib.suppress(OSError, AttributeError):  # full, then it is awake; or closed meanwhile
+            cast(socket.socket, self._sockpairW).send(b"0")
+        return number
+
+
+def message_of(packet: Publish) -> Message:
+    """The message in a packet; raises whatever paho's reading of its properties raises."""
+    topic = packet.topic.decode()
+    if len(packet.properties) < 2:  # their length alone
+        return Message(topic, packet.payload, packet.retain)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+    properties.unpack(packet.properties)  # type: ignore[no-untyped-call]
+    response, correlation = getattr(properties, "ResponseTopic", ""), getattr(properties, "CorrelationData", b"")
+    return Message(topic, packet.payload, packet.retain, response, correlation)
+
+
+def properties_of(correlation: bytes) -> Properties | None:
+    """The properties of a message with that correlation data."""
+    if not correlation:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+    properties.CorrelationData = correlation
+    return properties
