@@ -14,8 +14,8 @@ What is modelled.
 - Each way, to the broker and from it, adds the link's latency, during which the link is free for others.
 - Gathering at a hub takes no processor.
 
-What is left out: heads of messages, acknowledgements, and the 16 MB a sender may have under way (they bind where
-bandwidth times round trip is more); what computing and the network take from each other on one processor.
+What is left out: headers, receipts, and small fragments that overtake large ones; the credit of what a sender has under
+way (it follows the rate, so it does not bind); what computing and the network take from each other on one processor.
 
 Several requests. In steady state the busiest resource (a processor, one direction of a link) is busy all the time, so
 `interval`, the time between answers, is its busy time per request. Where a plan has replicas, they get requests in

@@ -1,7 +1,7 @@
-"""What travels from one participant to another: how many bytes, in which messages, under a plan's wire dtype.
+"""What travels from one participant to another: how many bytes, in which fragments, under a plan's wire dtype.
 
 The sizes are those of `wire.tensors.fragments`: a region is divided into runs of whole rows that fit into a piece, or
-into runs of columns where one row does not. Heads of messages, some hundred bytes each, are left out.
+into runs of columns where one row does not. Headers, some hundred bytes each, are left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from legion_iot.model.graph import NUMPY_DTYPES, Tensor
 from legion_iot.planning.routing import ORCHESTRATOR, Transfer
 
-PIECE = 256 << 10  # bytes of elements in one message, at most
+SHARE = 32  # fragments to a large region
+LEAST_PIECE, MOST_PIECE = 32 << 10, 512 << 10  # bytes of elements in one fragment of a region that is divided
 EXACT = "float32"
 
 _ELEMENT_BYTES = {"float16": 2, "int8": 1}
@@ -21,7 +22,7 @@ _LEAST_AREA = 3  # of a piece; below it, int8 would not be smaller
 
 
 def messages(transfer: Transfer, tensor: Tensor, wire: str = EXACT) -> tuple[int, ...]:
-    """Bytes of each message of a transfer of `tensor`; `wire` is the plan's wire dtype."""
+    """Bytes of each fragment of a transfer of `tensor`; `wire` is the plan's wire dtype."""
     is_map = len(tensor.shape) == 4 and tensor.shape[0] == 1
     channels = tensor.shape[3] if is_map else 1
     quantised = wire != EXACT and tensor.dtype == EXACT and ORCHESTRATOR not in (transfer.source, transfer.target)
@@ -37,22 +38,24 @@ def least_element_bytes(tensor: Tensor, wire: str) -> int:
 @functools.lru_cache(maxsize=1 << 16)
 def _messages(rows: int, columns: int, channels: int, itemsize: int, wire: str) -> tuple[int, ...]:
     element = channels * (_ELEMENT_BYTES[wire] if wire else itemsize)
-    return tuple(_body(area, channels, itemsize, wire) for area in _areas(rows, columns, element))
+    extra = channels * _CHANNEL_BYTES[wire] if wire else 0
+    most = min(MOST_PIECE, max(LEAST_PIECE, rows * columns * element // SHARE, SHARE * extra))
+    return tuple(_body(area, channels, itemsize, wire) for area in _areas(rows, columns, element, most))
 
 
-def _areas(rows: int, columns: int, element_bytes: int) -> Iterator[int]:
-    """Elements per channel of each piece."""
+def _areas(rows: int, columns: int, element_bytes: int, most: int) -> Iterator[int]:
+    """Elements per channel of each fragment, which has no more than `most` bytes where it has several elements."""
     row_bytes = columns * element_bytes
-    if row_bytes <= PIECE:
-        whole, rest = divmod(rows, max(1, PIECE // max(1, row_bytes)))
-        yield from [PIECE // row_bytes * columns] * whole
+    if row_bytes <= most:
+        whole, rest = divmod(rows, most // row_bytes)
+        yield from [most // row_bytes * columns] * whole
         if rest:
             yield rest * columns
         return
-    most = max(1, PIECE // element_bytes)
-    whole, rest = divmod(columns, most)
+    width = max(1, most // element_bytes)
+    whole, rest = divmod(columns, width)
     for _ in range(rows):
-        yield from [most] * whole
+        yield from [width] * whole
         if rest:
             yield rest
 

@@ -25,8 +25,8 @@ from tests.planning.plans import random_plan
 from tests.planning.slow_simulation import SlowSimulation
 from tests.runtime.networks import NETWORKS
 
-PIECE = 1 << 18
-ROWS = 64  # of a map of which each row is one piece of 256 KiB, so that a row is a message
+PIECE = 1 << 19
+ROWS = 64  # of a map of which each row is 512 KiB, so that of 32 rows or more each one is a fragment
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,26 @@ class RowCosts:
 
 
 def pointwise(units: int, with_tail: bool = False) -> Network:
-    """`units` 1×1 convolutions over a map of 64 rows of 256 KiB each."""
+    """`units` 1×1 convolutions over a map of 64 rows of 512 KiB each."""
     net = GraphBuilder("pointwise")
-    x = net.input((1, ROWS, 1 << 12, 16))
+    x = net.input((1, ROWS, 1 << 13, 16))
     for _ in range(units):
         x = net.conv2d(x, 16, 1)
     return divide(net.finish(net.global_mean(x) if with_tail else x))
 
 
 def strips(*rows: tuple[str, int, int]) -> tuple[Tile, ...]:
-    return tuple(Tile(agent, Region(Interval(a, b), Interval(0, 1 << 12))) for agent, a, b in rows)
+    return tuple(Tile(agent, Region(Interval(a, b), Interval(0, 1 << 13))) for agent, a, b in rows)
 
 
 def group(links: Mapping[str, Link], orchestrator: Link, broker: float = math.inf) -> Group:
     return Group(tuple(Device(name, name, link) for name, link in links.items()), orchestrator, broker)
 
 
-# --- by hand: a link of 1 MB/s up and 2 MB/s down carries a row in 0.25 s up and in 0.125 s down (MB = 2²⁰ bytes) ---
+# --- by hand: this link carries a row in 0.25 s up and in 0.125 s down ---
 
-MB = float(1 << 20)
-EVEN = Link(0.01, MB, 2 * MB)
+RATE = 4.0 * PIECE
+EVEN = Link(0.01, RATE, 2 * RATE)
 
 
 def test_one_device_receives_all_computes_and_answers() -> None:
@@ -84,7 +84,7 @@ def test_one_device_receives_all_computes_and_answers() -> None:
 
 
 def test_a_slow_receiver_sets_the_pace() -> None:
-    slow = Link(0.0, MB, MB / 4)  # a second for each row
+    slow = Link(0.0, RATE, RATE / 4)  # a second for each row
     plan = Plan("single", (Block(0, 0, strips(("a", 0, 64))),), "a")
     result = estimate(pointwise(1), plan, group({"a": slow}, EVEN), RowCosts({"a": 0.0}))
     receive = next(bar for bar in result.bars if bar.kind == "receive")
@@ -108,7 +108,7 @@ def test_inputs_leave_one_after_the_other_and_answers_share_a_link() -> None:
 
 def test_answers_that_meet_take_turns_message_by_message() -> None:
     plan = Plan("halves", (Block(0, 0, strips(("a", 0, 32), ("b", 32, 64))),), "a")
-    narrow = Link(0.0, 1e9 * MB, MB)  # the orchestrator receives a row in 0.25 s, as one device sends it
+    narrow = Link(0.0, 1e9 * RATE, RATE)  # the orchestrator receives a row in 0.25 s, as one device sends it
     result = estimate(pointwise(1), plan, group({"a": EVEN, "b": EVEN}, narrow), RowCosts({"a": 1.0, "b": 1.0}))
     answers = [bar for bar in result.bars if bar.participant == ORCHESTRATOR and bar.kind == "receive"]
     ends = sorted(bar.end for bar in answers)
@@ -119,7 +119,7 @@ def test_answers_that_meet_take_turns_message_by_message() -> None:
 def test_the_broker_itself_can_be_too_slow() -> None:
     plan = Plan("halves", (Block(0, 0, strips(("a", 0, 32), ("b", 32, 64))),), "a")
     links = {"a": EVEN, "b": EVEN}
-    result = estimate(pointwise(1), plan, group(links, EVEN, MB / 2), RowCosts({"a": 0.0, "b": 0.0}))
+    result = estimate(pointwise(1), plan, group(links, EVEN, RATE / 2), RowCosts({"a": 0.0, "b": 0.0}))
     assert result.busy[BROKER, "receive"] == result.busy[BROKER, "send"] == pytest.approx(128 * 0.5)
     assert result.interval == pytest.approx(64)
     assert result.latency > 64  # input and answer cannot pass it together: the answer waits for its input
@@ -131,7 +131,7 @@ def test_rows_that_stay_are_free_and_the_others_travel_while_computing_goes_on()
         Block(0, 0, strips(("a", 0, 32), ("b", 32, 64))),
         Block(1, 1, strips(("a", 0, 16), ("b", 16, 64))),
     )
-    fast = Link(0.0, 1e9 * MB, 1e9 * MB)
+    fast = Link(0.0, 1e9 * RATE, 1e9 * RATE)
     result = estimate(
         pointwise(2), Plan("moved", blocks, "a"), group({"a": EVEN, "b": EVEN}, fast), RowCosts({"a": 1.0, "b": 0.1})
     )
@@ -139,7 +139,7 @@ def test_rows_that_stay_are_free_and_the_others_travel_while_computing_goes_on()
     assert [(bar.participant, bar.peer, bar.size, bar.block) for bar in between] == [("a", "b", 16 * PIECE, 0)]
     computing = {(bar.participant, bar.block): bar for bar in result.bars if bar.kind == "compute"}
     assert computing["a", 1].start == computing["a", 0].end
-    assert computing["b", 1].start == pytest.approx(computing["a", 0].end + 16 * 0.25 + 0.125 + 0.02)
+    assert computing["b", 1].start == pytest.approx(computing["a", 0].end + 16 * 0.25 + 0.125 / 2 + 0.02)  # half rows
 
 
 def test_a_hub_gathers_and_scatters_everything_and_computes_meanwhile() -> None:
@@ -160,22 +160,22 @@ def test_tail_follows_the_last_tile() -> None:
         pointwise(1, with_tail=True), plan, group({"a": EVEN, "b": EVEN}, EVEN), RowCosts({"a": 1.0, "b": 0.0}, 7.0)
     )
     made = 8 + 0.145 + 32
-    assert result.latency == pytest.approx(made + 8 + 0.145 + 7 + 64 / MB + 32 / MB + 0.02)
+    assert result.latency == pytest.approx(made + 8 + 0.145 + 7 + 64 / RATE + 32 / RATE + 0.02)
 
 
 def test_parts_let_rows_leave_before_the_tile_is_done() -> None:
     whole = Plan("whole", (Block(0, 0, strips(("a", 0, 64))),), "a")
     tile = whole.blocks[0].tiles[0]
-    halves = tuple(Region(Interval(a, a + 32), Interval(0, 1 << 12)) for a in (0, 32))
+    halves = tuple(Region(Interval(a, a + 32), Interval(0, 1 << 13)) for a in (0, 32))
     parts = Plan("parts", (Block(0, 0, (dataclasses.replace(tile, parts=halves),)),), "a")
     results = [estimate(pointwise(1), plan, group({"a": EVEN}, EVEN), RowCosts({"a": 0.25})) for plan in (whole, parts)]
     # Half of the input is computed while the other half comes, half of the answer leaves while the rest is computed.
-    assert results[0].latency - results[1].latency == pytest.approx(8 + 8, abs=0.2)
+    assert results[0].latency - results[1].latency == pytest.approx(8 + 8, abs=0.3)
     assert results[1].busy == pytest.approx(results[0].busy)
 
 
 def test_replicas_share_requests_by_their_rates() -> None:
-    fast = Link(0.0, 1e6 * MB, 1e6 * MB)
+    fast = Link(0.0, 1e6 * RATE, 1e6 * RATE)
     plans = [Plan("one", (Block(0, 0, strips((name, 0, 64))),), name) for name in ("a", "b")]
     both = dataclasses.replace(plans[0], replicas=(plans[1],))
     costs = RowCosts({"a": 1.0, "b": 3.0})
@@ -184,7 +184,7 @@ def test_replicas_share_requests_by_their_rates() -> None:
     assert result.interval == pytest.approx(1 / (1 / 64 + 1 / 192))
     assert result.latency == pytest.approx(0.75 * 64 + 0.25 * 192, rel=1e-4)
     # Through one narrow link both are as slow as it: 64 rows in 64 s.
-    narrow = estimate(pointwise(1), both, group({"a": fast, "b": fast}, Link(0.0, MB / 4, 1e6 * MB)), costs)
+    narrow = estimate(pointwise(1), both, group({"a": fast, "b": fast}, Link(0.0, RATE / 4, 1e6 * RATE)), costs)
     assert narrow.interval == pytest.approx(64)
 
 

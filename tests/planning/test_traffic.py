@@ -15,7 +15,7 @@ from legion_iot.planning.traffic import EXACT, least_element_bytes, messages
 from legion_iot.runtime.exchange import wire_between
 from legion_iot.wire.messages import Fragment
 from legion_iot.wire.quantised import WIRES
-from legion_iot.wire.tensors import PIECE, bounds, fragment_buffers, wire_bytes
+from legion_iot.wire.tensors import LEAST_PIECE, MOST_PIECE, SHARE, bounds, fragments, wire_bytes
 
 
 @given(
@@ -32,11 +32,11 @@ def test_messages_are_those_of_the_wire(
     on_wire = wire_between(dtype, ORCHESTRATOR if ORCHESTRATOR in ends else "b", wire)
     header = Fragment("r", 1, 1, 0, 0, bounds(region), channels, dtype, on_wire)
     held = np.broadcast_to(np.zeros((1, 1, channels), dtype), (rows, columns, channels))
-    sent = [body.nbytes for _, body in fragment_buffers(header, held, region)]
+    sent = [piece.body.nbytes for piece in fragments(header, held, region)]
     assert list(ours) == sent
     assert sum(ours) == wire_bytes(region, channels, dtype, on_wire)
     assert sum(ours) >= region.area * channels * least_element_bytes(tensor, wire)
-    assert traffic.PIECE == PIECE
+    assert (traffic.SHARE, traffic.LEAST_PIECE, traffic.MOST_PIECE) == (SHARE, LEAST_PIECE, MOST_PIECE)
 
 
 @pytest.mark.parametrize("wire", WIRES)
