@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,16 @@ import pytest
 
 from legion_iot.files import sha256_of
 from legion_iot.model import tflite
+from legion_iot.model.blocks import Network
+from legion_iot.planning.plan import Plan
+from legion_iot.planning.planners import planners
 from legion_iot.runtime.exchange import TensorForm
 from legion_iot.wire.messages import Assignment, ModelReference
 from legion_iot.wire.tensors import Array
 from legion_iot_agent.executor import Executor, seeded_inputs
 from legion_iot_agent.interpreter import Interpreter
 from tests.planning.plans import random_plan
+from tests.planning.problems import case
 from tests.runtime.group import Group, Temper, at_least, given_plan
 from tests.runtime.networks import GRAPHS, NETWORKS
 
@@ -36,15 +40,34 @@ class RealWorker:
         return self._executor.run(step, inputs)[0]
 
 
-@pytest.mark.parametrize("name", sorted(GRAPHS))
-def test_every_kind_of_plan_answers_as_one_device_does(name: str, tmp_path: Path) -> None:
+def random_plans(network: Network) -> list[Plan]:
+    return [random_plan(network, random.Random(seed)) for seed in range(12)]
+
+
+def planned(network: Network) -> list[Plan]:
+    """The plan of every planner, for devices so slow that sharing pays."""
+    slow = case(network, {"ant": 3e6, "bee": 1e6, "cat": 1e6})
+    plans = {name: slow.plan(planner) for name, planner in planners.items()}
+    assert all(len(plans[name].agents) > 1 for name in plans if name != "single")
+    return list(plans.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        *((name, random_plans) for name in sorted(GRAPHS)),
+        *((name, planned) for name in ("chain", "residual", "scales")),
+    ],
+)
+def test_every_kind_of_plan_answers_as_one_device_does(
+    name: str, make: Callable[[Network], list[Plan]], tmp_path: Path
+) -> None:
     path = tmp_path / "model.tflite"
     graph = GRAPHS[name]()
     tflite.write_file(graph, path)
     reference = ModelReference(name, sha256_of(path), path.stat().st_size)
     whole = Interpreter(path)
-    for seed in range(12):
-        plan = random_plan(NETWORKS[name], random.Random(seed))
+    for seed, plan in enumerate(make(NETWORKS[name])):
         group = given_plan(
             NETWORKS[name], plan, seed=seed, duplicates=0.2, model=reference,
             worker=lambda agent: RealWorker(path, tmp_path / agent),
