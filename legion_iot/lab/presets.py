@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from legion_iot.errors import UsageError
-from legion_iot.lab.spec import BOARDS, Device, LabSpec, numbered, read_spec, suggestion
+from legion_iot.lab.spec import BOARDS, Device, LabSpec, read_spec
+from legion_iot.toml_tables import numbered, suggestion
 
 MOST = 6  # devices of a group of the paper
 

@@ -6,29 +6,22 @@ shares cores of this machine.
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
-import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from legion_iot import toml_tables
 from legion_iot.errors import InputError, LegionError, UsageError
+from legion_iot.toml_tables import check_keys, flag, number, numbered, suggestion, whole
 from legion_iot.wire.topics import Topics, check_agent_name
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 BrokerKind = Literal["auto", "mosquitto", "embedded"]
 
 MOST_DEVICES = 32
 MOST_THREADS = 64
 LEAST_SHARE = 0.05  # 1 ms, the kernel's least quota, of each 20 ms period
-MOST_BYTES = 1 << 20  # of a specification
 _BOARD = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 _BROKERS: tuple[BrokerKind, ...] = ("auto", "mosquitto", "embedded")
 
@@ -88,41 +81,28 @@ BOARDS: dict[str, Device] = {
 
 def read_spec(path: Path) -> LabSpec:
     """The lab a TOML file asks for; raises InputError with the file's name, the key, and what is allowed."""
+    text = toml_tables.read_text(path, "a lab specification")
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a lab specification in TOML") from None
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path}: is larger than 1 MiB; give a lab specification in TOML")
-    try:
-        return parse_spec(content.decode("utf-8"), path.stem)
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; give a lab specification in TOML") from None
+        return parse_spec(text, path.stem)
     except LegionError as error:
         raise InputError(f"{path}: {error}") from None
 
 
 def parse_spec(text: str, name: str) -> LabSpec:
     """The lab that TOML text asks for; raises InputError."""
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"no TOML: {error}") from None
-    _only(table, ("name", "broker", "base_topic", "device"), "the file")
-    tables = table.get("device")
-    if not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
-        raise InputError("no devices; give at least one [[device]]")
+    table = toml_tables.parse(text)
+    check_keys(table, ("name", "broker", "base_topic", "device"), "the file")
+    tables = toml_tables.device_tables(table)
     devices = [device for number, each in enumerate(tables, 1) for device in _devices(each, f"device {number}")]
     broker = table.get("broker", "auto")
     if broker not in _BROKERS:
         raise InputError(f"broker is {broker!r}; give one of {', '.join(_BROKERS)}")
-    base = _text(table, "base_topic", "the file", "legion")
+    base = toml_tables.text(table, "base_topic", "the file", "legion")
     try:
         Topics(base)
     except LegionError as error:
         raise InputError(f"base_topic: {error}") from None
-    return check_spec(LabSpec(_text(table, "name", "the file", name)[:60], tuple(devices), broker, base))
+    return check_spec(LabSpec(toml_tables.text(table, "name", "the file", name)[:60], tuple(devices), broker, base))
 
 
 def check_spec(spec: LabSpec) -> LabSpec:
@@ -144,19 +124,13 @@ def check_machine(spec: LabSpec, cores: int) -> None:
         )
 
 
-def suggestion(wrong: str, known: Collection[str]) -> str:
-    """What may have been meant, or what there is."""
-    close = difflib.get_close_matches(wrong, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
-
-
 _LINK_KEYS = tuple(field.name for field in fields(Link))
 _DEVICE_KEYS = ("name", "count", "board", "cpu_share", "threads", "memory_mb", "xnnpack", "link")
 
 
 def _devices(table: dict[str, Any], where: str) -> Sequence[Device]:
-    _only(table, _DEVICE_KEYS, where)
-    board = _text(table, "board", where, None)
+    check_keys(table, _DEVICE_KEYS, where)
+    board = toml_tables.text(table, "board", where, None)
     if not _BOARD.fullmatch(board):
         raise InputError(f"{where}: board is {board!r:.60}; use up to 32 of a–z, 0–9, '.' and '-'")
     base = BOARDS.get(board)
@@ -166,22 +140,17 @@ def _devices(table: dict[str, Any], where: str) -> Sequence[Device]:
         base = Device(board, board, 1.0)
     made = replace(
         base,
-        cpu_share=_number(table, "cpu_share", where, base.cpu_share, LEAST_SHARE, 1024),
-        threads=_whole(table, "threads", where, base.threads, 1, MOST_THREADS),
-        memory_mb=_whole(table, "memory_mb", where, base.memory_mb, 128, 1 << 24),
-        xnnpack=_flag(table, "xnnpack", where, base.xnnpack),
+        cpu_share=number(table, "cpu_share", where, base.cpu_share, LEAST_SHARE, 1024),
+        threads=whole(table, "threads", where, base.threads, 1, MOST_THREADS),
+        memory_mb=whole(table, "memory_mb", where, base.memory_mb, 128, 1 << 24),
+        xnnpack=flag(table, "xnnpack", where, base.xnnpack),
         link=_link(table.get("link", {}), f"{where}, link", base.link),
     )
     if made.cpu_share > made.threads:
         raise InputError(f"{where}: {made.threads} thread(s) cannot use {made.cpu_share:g} cores; raise threads")
-    count = _whole(table, "count", where, 1, 1, MOST_DEVICES)
-    name = _text(table, "name", where, base.name)
+    count = whole(table, "count", where, 1, 1, MOST_DEVICES)
+    name = toml_tables.text(table, "name", where, base.name)
     return [replace(made, name=_agent_name(each, where)) for each in numbered(name, count or 1)]
-
-
-def numbered(name: str, count: int) -> list[str]:
-    """The name itself, or, of several devices, with their numbers."""
-    return [name] if count == 1 else [f"{name}{number}" for number in range(1, count + 1)]
 
 
 def _agent_name(name: str, where: str) -> str:
@@ -196,53 +165,10 @@ def _agent_name(name: str, where: str) -> str:
 def _link(table: Any, where: str, base: Link) -> Link:
     if not isinstance(table, dict):
         raise InputError(f"{where}: is no table; give link = {{ up_mbit = 100, down_mbit = 100 }}")
-    _only(table, _LINK_KEYS, where)
+    check_keys(table, _LINK_KEYS, where)
     return Link(
-        _number(table, "up_mbit", where, base.up_mbit, 0.1, 10_000),
-        _number(table, "down_mbit", where, base.down_mbit, 0.1, 10_000),
-        _number(table, "delay_ms", where, base.delay_ms, 0, 2000),
-        _number(table, "loss_percent", where, base.loss_percent, 0, 30),
+        number(table, "up_mbit", where, base.up_mbit, 0.1, 10_000),
+        number(table, "down_mbit", where, base.down_mbit, 0.1, 10_000),
+        number(table, "delay_ms", where, base.delay_ms, 0, 2000),
+        number(table, "loss_percent", where, base.loss_percent, 0, 30),
     )
-
-
-def _only(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r:.60}; {suggestion(key, known)}")
-
-
-def _text(table: Mapping[str, Any], key: str, where: str, default: str | None) -> str:
-    value = table.get(key, default)
-    if value is None:
-        raise InputError(f'{where}: {key} is missing; give one such as {key} = "rk3399"')
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise InputError(f"{where}: {key} is {value!r:.60}; give a text on one line")
-    return value
-
-
-def _flag(table: Mapping[str, Any], key: str, where: str, default: bool) -> bool:
-    value = table.get(key, default)
-    if not isinstance(value, bool):
-        raise InputError(f"{where}: {key} is {value!r:.60}; give true or false")
-    return value
-
-
-def _number(table: Mapping[str, Any], key: str, where: str, default: Any, least: float, most: float) -> Any:
-    """A number within bounds, or the default, which may be None."""
-    if key not in table:
-        return default
-    value = table[key]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{where}: {key} is {value!r:.60}; give a number from {least:g} to {most:g}")
-    if not least <= value <= most:
-        raise InputError(f"{where}: {key} is {value:g}; give a number from {least:g} to {most:g}")
-    return float(value)
-
-
-def _whole(table: Mapping[str, Any], key: str, where: str, default: Any, least: int, most: int) -> Any:
-    if key not in table:
-        return default
-    value = table[key]
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InputError(f"{where}: {key} is {value!r:.60}; give a whole number from {least} to {most}")
-    return value
