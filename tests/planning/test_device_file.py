@@ -76,7 +76,10 @@ WRONG = {
         ONE.replace("down", "dwn"),
         "device 1 (a), link: unknown key 'dwn'; did you mean 'down'?",
     ),
-    "unknown class": (ONE.replace("= 1\n", "= { convolution = 1 }\n"), "speed: unknown key 'convolution'; there are conv, dense"),
+    "unknown class": (
+        ONE.replace("= 1\n", "= { convolution = 1 }\n"),
+        "speed: unknown key 'convolution'; there are conv, dense",
+    ),
     "no devices": ("[broker]\nrate = '1 mbit'", "at least one [[device]]"),
     "no name": (ONE.replace('name = "a"', ""), "device 1: name is missing"),
     "a bad name": (ONE.replace('"a"', '"A b"'), "device 1: name 'A b' cannot be"),
