@@ -65,3 +65,27 @@ class ProtocolError(LegionError):
     """A message that does not follow the protocol; it is dropped and counted, never acted upon."""
 
     exit_code = 10
+
+
+class CertificateRevokedError(BrokerError):
+    """The broker took our certificate back."""
+
+    exit_code = 11
+
+
+class CertificateExpiredError(BrokerError):
+    """A certificate, ours or the broker's, is of another time than the clock says."""
+
+    exit_code = 12
+
+
+class ForeignCertificateError(BrokerError):
+    """The broker does not know who issued our certificate, or we do not know who issued the broker's."""
+
+    exit_code = 13
+
+
+class PasswordRefusedError(BrokerError):
+    """The broker knows no such user, or the password is another."""
+
+    exit_code = 14

@@ -25,12 +25,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--broker",
-        default=os.environ.get("LEGION_BROKER", "mqtt://127.0.0.1"),
+        default=os.environ.get("LEGION_BROKER", ""),
         metavar="URL",
-        help="mqtt://[user[:password]@]host[:port], or the environment variable LEGION_BROKER",
+        help="mqtt://host[:port] or mqtts://…, or the environment variable LEGION_BROKER (default: the bundle's, or "
+        "this machine's)",
     )
-    parser.add_argument("--name", default=_host_name(), help="this agent's name in the group (default: %(default)s)")
-    parser.add_argument("--base-topic", default="legion", metavar="TOPIC", help="the group's topic (default: legion)")
+    parser.add_argument(
+        "--credentials",
+        type=Path,
+        default=os.environ.get("LEGION_CREDENTIALS") or None,
+        metavar="FILE",
+        help="the bundle of `legion broker add-device`, or the environment variable LEGION_CREDENTIALS",
+    )
+    parser.add_argument("--name", help=f"this agent's name in the group (default: the bundle's, or {_host_name()})")
+    parser.add_argument("--base-topic", metavar="TOPIC", help="the group's topic (default: the bundle's, or legion)")
     parser.add_argument(
         "--state-dir", type=Path, default=_state_directory(), metavar="DIR", help="models are kept here (%(default)s)"
     )
@@ -72,19 +80,27 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     # Imported here, so that --help does not wait for numpy and the runtime.
-    from legion_iot.transport.connection import BrokerAddress  # noqa: PLC0415
+    from legion_iot.transport.credentials import (  # noqa: PLC0415
+        DEFAULT_BASE_TOPIC,
+        broker_address,
+        check_role,
+        read_bundle,
+    )
     from legion_iot.wire.topics import check_agent_name  # noqa: PLC0415
     from legion_iot_agent.service import AgentOptions, AgentService  # noqa: PLC0415
     from legion_iot_agent.throttle import check_share  # noqa: PLC0415
 
     if options.threads < 1:
         raise UsageError(f"--threads is {options.threads}; give 1 or more")
+    bundle = None if options.credentials is None else check_role(read_bundle(options.credentials), "agent")
+    if bundle is not None and options.name not in (None, bundle.name):
+        raise UsageError(f"--name is {options.name!r}, but the bundle is {bundle.name!r}'s: leave one of the two out")
     service = AgentService(
         AgentOptions(
-            broker=BrokerAddress.parse(options.broker),
-            name=check_agent_name(options.name),
+            broker=broker_address(bundle, options.broker),
+            name=check_agent_name(bundle.name if bundle else options.name or _host_name()),
             state_directory=options.state_dir,
-            base_topic=options.base_topic,
+            base_topic=options.base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC),
             threads=options.threads,
             xnnpack=not options.no_xnnpack,
             cpu_share=None if options.cpu_share is None else check_share(options.cpu_share),

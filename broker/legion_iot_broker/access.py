@@ -74,6 +74,10 @@ class Users:
                 raise UsageError(f"password file, line {number}: not user:$7$…; write it with mosquitto_passwd")
             self._hashes[user] = parsed
 
+    def keeps(self, user: str, other: Users) -> bool:
+        """Whether that user has the same password in another file."""
+        return user in self._hashes and self._hashes[user] == other._hashes.get(user)
+
     def accepts(self, user: str, password: bytes) -> bool:
         """Whether the password is that user's; an unknown user costs the same time."""
         known = self._hashes.get(user)

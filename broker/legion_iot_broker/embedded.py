@@ -23,12 +23,11 @@ from pathlib import Path
 from types import TracebackType
 
 from legion_iot.errors import BrokerError, InputError, LegionError, UsageError
-from legion_iot.transport.connection import BrokerAddress
+from legion_iot.transport.connection import BrokerAddress, is_loopback
 from legion_iot_broker.access import AccessList, Users, password_file
 from legion_iot_broker.framing import Framer
 from legion_iot_broker.hub import Counters, Hub, Session
 from legion_iot_broker.limits import DEFAULT_LIMITS, BrokerLimits
-from legion_iot_broker.mosquitto import is_loopback
 from legion_iot_broker.packets import KEEP_ALIVE_TIMEOUT, SERVER_BUSY, SERVER_SHUTTING_DOWN, V5, connack
 from legion_iot_broker.protocol import Conversation, Ended
 from legion_iot_broker.wire_format import PacketError
@@ -83,6 +82,7 @@ class EmbeddedBroker:
         self._acl = None if acl is None else AccessList.parse(acl)
         self._limits = limits
         self._hub = Hub(limits, self._acl)
+        self._reloaded: tuple[Users, AccessList] | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._links: dict[Session, _Link] = {}
@@ -122,6 +122,12 @@ class EmbeddedBroker:
         self._thread.start()
         return self._port
 
+    def reload(self, users: Users, acl: str) -> None:
+        """Take other users and another access list, soon; who is no longer let in is cut off. Raises `UsageError`."""
+        self._reloaded = users, AccessList.parse(acl)
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"\0")
+
     def stop(self) -> None:
         """Close every link, without publishing wills, and end the thread. Idempotent."""
         thread, self._thread = self._thread, None
@@ -152,6 +158,8 @@ class EmbeddedBroker:
                     if link is None:
                         if key.fileobj is self._listener:
                             self._accept()
+                        else:
+                            self._wake_up()
                         continue
                     if mask & _READ and link in self._open:
                         self._guarded_read(link)
@@ -164,6 +172,19 @@ class EmbeddedBroker:
                     next_tick = now + _TICK_SECONDS
         finally:
             self._release_everything()
+
+    def _wake_up(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_in.recv(_BUFFERS_AT_ONCE)
+        if self._reloaded is None:
+            return
+        before = self._users
+        (self._users, self._acl), self._reloaded = self._reloaded, None
+        users = self._users
+        self._hub.adopt(self._acl, lambda user: user is None or before is None or not users.keeps(user, before))
+        for link in list(self._open):  # they hold the users of before
+            if link.conversation.session is None:
+                self._end(link, b"", with_will=False)
 
     def _accept(self) -> None:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from legion_iot.transport.matching import FilterTree, matches
@@ -125,6 +126,10 @@ class Session:
             self._permissions[topic, access] = known
         return known
 
+    def forget_permissions(self) -> None:
+        """The access list has changed."""
+        self._permissions.clear()
+
     def _send_publish(self, message: Publish, qos: int, retain: bool) -> None:
         number = 0
         if qos:
@@ -157,6 +162,14 @@ class Hub:
         if session not in self.doomed:
             self.doomed[session] = reason
             logger.warning("cutting off %s: reason %#04x", session.client_id, reason)
+
+    def adopt(self, acl: AccessList, is_gone: Callable[[str | None], bool]) -> None:
+        """Another access list, from now on; clients whose user is gone are cut off."""
+        self.acl = acl
+        for session in self._sessions.values():
+            session.forget_permissions()
+            if is_gone(session.user):
+                self.doom(session, NOT_AUTHORIZED)
 
     def attach(self, session: Session) -> None:
         """Let a client in; an older one of the same id goes, and its will is published first."""

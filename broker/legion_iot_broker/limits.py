@@ -17,6 +17,8 @@ class BrokerLimits:
     in_flight: int = 64
     retained_messages: int = 10_000
     retained_bytes: int = 64 << 20
+    # Of the whole broker; Mosquitto only, and only where it serves a group.
+    memory_bytes: int = 512 << 20
     subscriptions_per_client: int = 1_000
     # Before a client said who it is: five fields of 64 KB are the most that a CONNECT can hold.
     connect_bytes: int = 384 << 10

@@ -7,7 +7,6 @@ port is taken from the kernel first, and again when somebody else was faster.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import pwd
 import re
@@ -26,7 +25,7 @@ from types import TracebackType
 
 from legion_iot.errors import BrokerError, UsageError
 from legion_iot.interruption import uninterrupted
-from legion_iot.transport.connection import BrokerAddress
+from legion_iot.transport.connection import BrokerAddress, is_loopback
 from legion_iot_broker.access import password_file
 from legion_iot_broker.limits import DEFAULT_LIMITS, BrokerLimits
 
@@ -59,14 +58,21 @@ def mosquitto_version(binary: Path) -> str:
     return found.group(1) if found else ""
 
 
-def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can reach that address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def mosquitto_processes(config: Path) -> list[int]:
+    """The ids of the Mosquitto processes that were started with that configuration, by whomever.
+
+    A file that holds the id would not do: a second one, which finds the ports taken, removes it when it gives up.
+    """
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = [os.fsdecode(each) for each in (process / "cmdline").read_bytes().split(b"\0")]
+            if Path(command[0]).name == "mosquitto" and "-c" in command[:-1]:
+                given = Path(command[command.index("-c") + 1])
+                place = given if given.is_absolute() else (process / "cwd").readlink() / given
+                if os.path.normpath(place) == str(config):
+                    found.append(int(process.name))
+    return found
 
 
 class MosquittoProcess:
@@ -151,11 +157,11 @@ class MosquittoProcess:
         self.stop()
 
     def _start_on(self, port: int, directory: Path) -> bool:
-        account = _unprivileged_account()
+        account = unprivileged_account()
         config = self._write(directory, port, account)
         with (directory / "mosquitto.log").open("wb") as log, uninterrupted():
             self._child = subprocess.Popen(
-                [*_prefix(account), str(self._binary), "-c", str(config)],
+                [*child_prefix(account), str(self._binary), "-c", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -227,7 +233,7 @@ class MosquittoProcess:
         return " | ".join(text.split("\n")).strip(" |") or "it said nothing"
 
 
-def _unprivileged_account() -> pwd.struct_passwd | None:
+def unprivileged_account() -> pwd.struct_passwd | None:
     """Whom Mosquitto shall become when we are root, as it would choose itself."""
     if os.geteuid() != 0:
         return None
@@ -237,7 +243,7 @@ def _unprivileged_account() -> pwd.struct_passwd | None:
     return None
 
 
-def _prefix(account: pwd.struct_passwd | None) -> list[str]:
+def child_prefix(account: pwd.struct_passwd | None) -> list[str]:
     """Let the kernel end the broker when we are killed, through setpriv(1): no code of ours between fork and exec.
 
     The signal follows the *thread* that started the child, so only the main thread may ask for it; and a change of
@@ -256,9 +262,14 @@ def _place_for_files() -> str | None:
         return None
     for place in (tempfile.gettempdir(), "/tmp", "/run"):
         path = Path(place).resolve()
-        if path.is_dir() and all(ancestor.stat().st_mode & stat.S_IXOTH for ancestor in (path, *path.parents)):
+        if path.is_dir() and everybody_may_enter(path):
             return str(path)
     return None
+
+
+def everybody_may_enter(path: Path) -> bool:
+    """Whether any user can reach what lies in that directory, as far as those above it are concerned."""
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
 
 
 def _free_port(host: str) -> int:

@@ -21,6 +21,7 @@ from legion_iot.interruption import uninterrupted
 from legion_iot.model.description import describe
 
 if TYPE_CHECKING:
+    from legion_iot.lab.identities import Identities
     from legion_iot.lab.report import DemoReport, TileReport, TurnReport
     from legion_iot.lab.spec import LabSpec
 
@@ -37,8 +38,13 @@ def demo(
     requests: int = typer.Option(5, help="How often the picture is sent."),
     broker: str = typer.Option(
         "auto",
-        help="mqtt://[user[:password]@]host[:port], or `embedded` or `mosquitto` for a broker of its own; "
-        "auto: mosquitto where it is installed, else embedded.",
+        help="mqtt://host[:port], or `embedded` or `mosquitto` for a broker of its own; auto: mosquitto where it is "
+        "installed, else embedded.",
+    ),
+    credentials: Path | None = typer.Option(
+        None,
+        help="A directory with bundles of `legion broker add-device`: of an orchestrator, a client and the agents, who "
+        "then meet at the broker the bundles name.",
     ),
     input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
     save: Path | None = typer.Option(None, help="Where a picture answer goes.  [default: <model>.png]"),
@@ -60,6 +66,7 @@ def demo(
     if agents is not None and agents < 1:
         raise UsageError(f"--agents is {agents}; give 1 or more")
     devices = None if lab is None else _devices(lab, agents, broker)
+    identities = None if credentials is None else _identities(credentials, agents, broker, lab)
     check_wire(wire)
     if requests < 1:
         raise UsageError(f"--requests is {requests}; give 1 or more")
@@ -79,8 +86,9 @@ def demo(
         from legion_iot.lab.demonstration import DemoOptions, run_demo  # noqa: PLC0415
 
         options = DemoOptions(
-            file, name, image, agents or 3, requests, broker, input_shape, devices, trace is not None, wire
-        )
+            file, name, image, agents or 3, requests, broker, input_shape, devices, trace is not None, wire,
+            identities=identities,
+        )  # fmt: skip
         report = run_demo(options, lambda text: progress(text, None))
     saved = _save(report, save)
     if trace is not None:
@@ -115,6 +123,15 @@ def _devices(lab: str, agents: int | None, broker: str) -> LabSpec:
     if broker not in ("mosquitto", "embedded"):
         raise UsageError("--broker URL and --lab do not go together: a lab brings a broker of its own")
     return replace(spec, broker="mosquitto" if broker == "mosquitto" else "embedded")
+
+
+def _identities(directory: Path, agents: int | None, broker: str, lab: str | None) -> Identities:
+    """Who the bundles in a directory say that we are; raises UsageError or InputError."""
+    from legion_iot.lab.identities import read_identities  # noqa: PLC0415
+
+    if lab is not None or broker in ("mosquitto", "embedded"):
+        raise UsageError("--credentials are for a broker that is there already: leave --lab and --broker KIND out")
+    return read_identities(directory, agents)
 
 
 def _save(report: DemoReport, path: Path | None) -> Path | None:

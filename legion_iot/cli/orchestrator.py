@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,7 +11,6 @@ import typer
 from legion_iot.cli.console import check_wire, err, find_model, progress_line
 from legion_iot.errors import UsageError
 from legion_iot.interruption import temporary_directory
-from legion_iot.transport.connection import BrokerAddress
 
 if TYPE_CHECKING:
     from legion_iot.orchestrator.service import OrchestratorOptions
@@ -21,9 +21,16 @@ app = typer.Typer(help="Serve a model with the agents of a group.", no_args_is_h
 @app.command("run")
 def run(
     model: str = typer.Argument(help="A .tflite file, or a name from `legion zoo list`."),
-    broker: str = typer.Option("mqtt://127.0.0.1", envvar="LEGION_BROKER", help="mqtt://[user[:password]@]host[:port]"),
+    broker: str = typer.Option(
+        "",
+        envvar="LEGION_BROKER",
+        help="mqtt://host[:port] or mqtts://….  [default: the bundle's, or this machine's]",
+    ),
+    credentials: Path | None = typer.Option(
+        None, envvar="LEGION_CREDENTIALS", help="The bundle of `legion broker add-device --role orchestrator`."
+    ),
     agents: int = typer.Option(1, min=1, help="Agents to wait for before the first plan."),
-    base_topic: str = typer.Option("legion", help="The group's topic."),
+    base_topic: str = typer.Option("", help="The group's topic.  [default: the bundle's, or legion]"),
     wire: str = typer.Option(
         "float32",
         help="How float32 maps travel between agents; float16 or int8 are fewer bytes and change the numbers "
@@ -36,9 +43,17 @@ def run(
     Example: legion orchestrator run efficientnet-lite0 --broker mqtt://192.168.1.10 --agents 4
     """
     from legion_iot.orchestrator.service import OrchestratorOptions  # noqa: PLC0415 — loads numpy
+    from legion_iot.transport.credentials import (  # noqa: PLC0415
+        DEFAULT_BASE_TOPIC,
+        broker_address,
+        check_role,
+        read_bundle,
+    )
     from legion_iot_agent.shapes import static_file  # noqa: PLC0415
 
-    address = BrokerAddress.parse(broker)
+    bundle = None if credentials is None else check_role(read_bundle(credentials), "orchestrator")
+    address = broker_address(bundle, broker)
+    base_topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
     check_wire(wire)
     if agents < 1:
         raise UsageError(f"--agents is {agents}; give 1 or more")

@@ -13,20 +13,20 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 
-from legion_iot.errors import AgentError, BrokerError, InputError, LegionError, RequestError, UsageError
+from legion_iot.errors import AgentError, InputError, LegionError, RequestError, UsageError
 from legion_iot.interruption import temporary_directory
-from legion_iot.lab.processes import Agent, AgentStart, agent_processes
+from legion_iot.lab.identities import Identities
+from legion_iot.lab.meeting import Meeting, Progress, identified_agents, lab_devices, plain_agents
+from legion_iot.lab.processes import Agent
 from legion_iot.lab.report import DemoReport, agent_report, compare, plan_report
-from legion_iot.lab.running import LabAgent, running_lab
 from legion_iot.lab.spec import LabSpec
-from legion_iot.lab.state import LabState
 from legion_iot.lab.timeline import TracedRequest, possible
 from legion_iot.lab.trace import chrome_trace
 from legion_iot.lab.whole_model import run_whole_model
@@ -41,14 +41,13 @@ from legion_iot.planning.planners.balanced import balanced
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.runtime.exchange import wire_between
 from legion_iot.runtime.orchestrator import TIMINGS, MakePlan
-from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message
+from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
 from legion_iot.wire.messages import Result
 from legion_iot.wire.quantised import EXACT
-from legion_iot.wire.topics import AGENT_KINDS, Topics
+from legion_iot.wire.topics import Topics
 from legion_iot_agent.shapes import static_file
-from legion_iot_broker.launch import RunningBroker, local_broker
 
 Array = npt.NDArray[Any]
 
@@ -81,9 +80,7 @@ class DemoOptions:
     traced: bool = False
     wire: str = EXACT
     make_plan: MakePlan = shown_plan
-
-
-Progress = Callable[[str], None]
+    identities: Identities | None = None  # who connects, at a broker with access rules; they are the agents then
 
 
 def run_demo(options: DemoOptions, progress: Progress = lambda text: None) -> DemoReport:
@@ -108,60 +105,37 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
         read_input(payload, graph, description)  # what cannot work fails here, before anything is started
     except InputError as error:
         raise InputError(f"{options.image}: {error}") from None
-    topics = Topics(f"legion-demo-{secrets.token_hex(4)}")  # a broker may be shared with others
+    # A broker may be shared with others; one with access rules knows no other group than that of the bundles.
+    base = options.identities.orchestrator.base_topic if options.identities else f"legion-demo-{secrets.token_hex(4)}"
+    topics = Topics(base)
     with contextlib.ExitStack() as stack:
-        start = _processes if options.lab is None else _lab
-        address, kind, agents, lab = start(options, topics, stack, progress)
-        group = stack.enter_context(_serving(options, address, topics, agents, progress))
-        results, ended, latencies = _send(options, address, topics, payload, group, agents, progress)
+        meeting = _meet(options, topics, stack, progress)
+        agents, lab = meeting.agents, meeting.lab
+        group = stack.enter_context(_serving(options, meeting.orchestrator, topics, agents, progress))
+        results, ended, latencies = _send(options, meeting.client, topics, payload, group, agents, progress)
         _wait_for_timings(group, ended)
         progress("comparing with the whole model")
         value = ended[0].input
         assert value is not None
         reference, single_ms = run_whole_model(options.model, value, SINGLE_RUNS)
         size = seen_size(payload, graph, description)
-        report = _report(options, kind, agents, group, (results, ended, latencies), (reference, single_ms), size)
-        trace = _trace(group.service, ended, f"{options.model_name} over {kind}") if options.traced else None
+        report = _report(
+            options, meeting.title, agents, group, (results, ended, latencies), (reference, single_ms), size
+        )
+        trace = _trace(group.service, ended, f"{options.model_name} over {meeting.title}") if options.traced else None
         if lab is not None:  # a single device of the lab is as slow as the others
             fastest = min(agent.whole_model_ms for agent in report.agents)
             report = dataclasses.replace(report, single_device_ms=fastest)
         return dataclasses.replace(report, lab=lab, trace=trace)
 
 
-_Members = tuple[BrokerAddress, str, Sequence[Agent], LabState | None]
-
-
-def _processes(options: DemoOptions, topics: Topics, stack: contextlib.ExitStack, progress: Progress) -> _Members:
-    """Plain agent processes, and the broker they are at."""
-    names = [f"agent-{number}" for number in range(1, options.agents + 1)]
-    address, url, kind = _broker(options.broker, stack, progress)
-    _check_reachable(address, topics)
-    stack.callback(_clear_retained, address, topics, names, options.model_name)
-    progress(f"starting {options.agents} agent{'s' if options.agents > 1 else ''}")
-    starts = [AgentStart(name, url) for name in names]
-    return address, kind, stack.enter_context(agent_processes(starts, topics.base)), None
-
-
-def _lab(options: DemoOptions, topics: Topics, stack: contextlib.ExitStack, progress: Progress) -> _Members:
-    """The devices of a lab, and its broker."""
-    assert options.lab is not None
-    spec = dataclasses.replace(options.lab, base_topic=topics.base)
-    lab = stack.enter_context(running_lab(spec, "demo", progress))
-    return BrokerAddress.parse(lab.broker), lab.broker_kind, [LabAgent(each) for each in lab.devices], lab
-
-
-def _broker(wanted: str, stack: contextlib.ExitStack, progress: Progress) -> tuple[BrokerAddress, str, str]:
-    """The broker's address, its URL, and how to call it on the screen, which shows no password."""
-    kinds: dict[str, Literal["auto", "mosquitto", "embedded"]] = {
-        "auto": "auto",
-        "mosquitto": "mosquitto",
-        "embedded": "embedded",
-    }
-    if wanted not in kinds:
-        return BrokerAddress.parse(wanted), wanted, wanted.rpartition("@")[2].removeprefix("mqtt://")
-    progress("starting a broker")
-    running: RunningBroker = stack.enter_context(local_broker(kinds[wanted]))
-    return running.address, str(running.address), f"{running.kind} {running.version}"
+def _meet(options: DemoOptions, topics: Topics, stack: contextlib.ExitStack, progress: Progress) -> Meeting:
+    if options.lab is not None:
+        return lab_devices(options.lab, topics, stack, progress)
+    if options.identities is not None:
+        url = "" if options.broker == "auto" else options.broker
+        return identified_agents(options.identities, url, options.model_name, topics, stack, progress)
+    return plain_agents(options.broker, options.agents, options.model_name, topics, stack, progress)
 
 
 def _read(image: Path) -> bytes:
@@ -170,24 +144,6 @@ def _read(image: Path) -> bytes:
             return file.read(MAX_PAYLOAD + 1)  # one more than allowed is enough to be refused
     except OSError as error:
         raise InputError(f"{image}: cannot be read ({error.strerror}); give a JPEG or PNG picture") from None
-
-
-def _check_reachable(address: BrokerAddress, topics: Topics) -> None:
-    """Raises BrokerError where the broker cannot be used, before agents are started only to find out the same."""
-    connection = PahoConnection(address, f"{topics.base}-check", lambda event: None)
-    connection.open(10.0)
-    connection.close()
-
-
-def _clear_retained(address: BrokerAddress, topics: Topics, names: list[str], model: str) -> None:
-    """Leave nothing of the demo's group on a broker that goes on; called when all who retain are gone."""
-    retained = [topics.agent(name, kind) for name in names for kind in AGENT_KINDS]
-    with contextlib.suppress(BrokerError):  # the answer is had, or a better reason is on its way up
-        connection = PahoConnection(address, f"{topics.base}-check", lambda event: None)
-        connection.open(5.0)
-        for topic in [*retained, topics.orchestrator_state(), topics.model(model)]:
-            connection.publish(topic, b"", retain=True)
-        connection.close()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -268,7 +224,7 @@ def _send(
     """Publish the picture, one request after the other, as any MQTT client would."""
     answers: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
 
-    def on_event(event: Connected | Disconnected | Message) -> None:
+    def on_event(event: TransportEvent) -> None:
         if isinstance(event, Message):
             answers.put((time.perf_counter(), event.payload))
 

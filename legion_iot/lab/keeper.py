@@ -31,7 +31,7 @@ from legion_iot.lab.processes import AgentProcess, AgentStart, agent_processes
 from legion_iot.lab.proxy import Proxy
 from legion_iot.lab.spec import Device, LabSpec, Link
 from legion_iot.lab.state import DeviceState, LabState, Process, write_state
-from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message
+from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
 from legion_iot.wire.messages import AgentState
@@ -213,7 +213,7 @@ class Keeper:
             connection.close()
 
 
-def _online(topics: Topics, event: Connected | Disconnected | Message, said: queue.SimpleQueue[str]) -> None:
+def _online(topics: Topics, event: TransportEvent, said: queue.SimpleQueue[str]) -> None:
     if not isinstance(event, Message):
         return
     with contextlib.suppress(ProtocolError):

@@ -125,9 +125,9 @@ def _start(start: AgentStart, base_topic: str, directory: Path, ends: tuple[int,
             stdin=ends[0],
             stdout=ends[1],
             stderr=errors,
-            # The address may hold a password, which other users could read among a process's arguments. Modules
-            # come from the installation, not from the directory the user happens to be in.
-            env={**os.environ, "LEGION_BROKER": start.broker, "PYTHONSAFEPATH": "1"},
+            # What the user's own agent would take from the environment is not for these. Modules come from the
+            # installation, not from the directory the user happens to be in.
+            env={**os.environ, "LEGION_BROKER": start.broker, "LEGION_CREDENTIALS": "", "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # Ctrl-C in the terminal is for us; we end the agents in order
         )
     return AgentProcess(start.name, process, log)

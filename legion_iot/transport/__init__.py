@@ -9,6 +9,7 @@ from legion_iot.transport.connection import (
     Disconnected,
     Message,
     QueueLimits,
+    Refused,
     TransportEvent,
     Will,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Disconnected",
     "Message",
     "QueueLimits",
+    "Refused",
     "TransportEvent",
     "Will",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, cast
@@ -33,11 +34,30 @@ class LeanClient(Client):
     def __init__(self, client_id: str, on_publish: Callable[[LeanClient, Publish], None]) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
         self._on_publish_packet = on_publish
+        self._latest: PacketSocket | None = None
+        self._handshake_failure: ssl.SSLError | None = None
         # Held while bytes go to the socket, so that no packet gets into the middle of another.
         self._writing = threading.Lock()
 
+    @property
+    def tls_failure(self) -> ssl.SSLError | None:
+        """What TLS had against the latest attempt to connect, or against the link that followed."""
+        return self._handshake_failure or (self._latest.tls_failure if self._latest else None)
+
+    def give_up(self) -> None:
+        """Do not connect again; what `disconnect` says alone, paho forgets where a link broke off."""
+        self._reconnect_on_failure = False
+        self.disconnect()
+
     def _create_socket(self) -> Any:
-        return PacketSocket(super()._create_socket(), lambda packet: self._on_publish_packet(self, packet))
+        self._latest = self._handshake_failure = None
+        try:
+            sock = super()._create_socket()
+        except ssl.SSLError as error:
+            self._handshake_failure = error
+            raise
+        self._latest = PacketSocket(sock, lambda packet: self._on_publish_packet(self, packet))
+        return self._latest
 
     def _send_publish(
         self,

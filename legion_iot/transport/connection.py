@@ -6,6 +6,8 @@ Promises, held by `tests/transport/test_contract.py` for every implementation:
 - `Connected` and `Disconnected` alternate, beginning with `Connected`; a retained or eager message may come first.
 - Messages of one publisher on one topic at one QoS arrive in the order of `publish`, as long as the link holds.
 - QoS 1 messages survive a lost link (at least once); QoS 0 messages published without a link are dropped.
+- A broker that refuses our credentials is not asked again: `open` raises, or, after a lost link, `Refused` is the last
+  event.
 - After `close` or `abort` has begun, nothing more is emitted, not even `Disconnected`.
 
 Not promised: exactly once, order across a lost link, order between two topics, QoS 2, a single copy where two filters
@@ -14,12 +16,14 @@ of one connection match (Mosquitto sends two).
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from legion_iot.errors import UsageError
+from legion_iot.errors import BrokerError, UsageError
 
 DEFAULT_PORT = 1883
 DEFAULT_TLS_PORT = 8883
@@ -46,20 +50,31 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where a broker listens, and who we are there. `str()` and `repr()` never show the password."""
+    """Where a broker listens, and who we are there. `str()` and `repr()` never show a secret.
+
+    With TLS, `authorities` are the certificates (PEM) to trust instead of the system's, `certificate` is a PEM file
+    with a certificate and its key. `client_secret` becomes a part of client ids, so that nobody else can take our link
+    over.
+    """
 
     host: str
     port: int = DEFAULT_PORT
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: bool = False
+    authorities: str | None = field(default=None, repr=False)
+    certificate: Path | None = None
+    client_secret: str = field(default="", repr=False)
 
     @classmethod
     def parse(cls, url: str) -> BrokerAddress:
-        """Read `mqtt://[user[:password]@]host[:port]` or `mqtts://…`; raises `UsageError`."""
+        """Read `mqtt://[user@]host[:port]` or `mqtts://…`; raises `UsageError`, for a password too.
+
+        All users of a machine can see the arguments of a process: secrets come from files (`transport.credentials`).
+        """
         # The message leaves out what stands before the @: it may hold a password.
         shown = url.rpartition("@")[2]
-        wanted = f"broker address {shown!r} is not mqtt://[user[:password]@]host[:port]"
+        wanted = f"broker address {shown!r} is not mqtt://[user@]host[:port]"
         if any(c.isspace() or not c.isprintable() for c in url):
             raise UsageError(f"{wanted}: it contains blanks or control characters")
         try:
@@ -77,12 +92,13 @@ class BrokerAddress:
             raise UsageError(f"{wanted}: port 0 is no port")
         if parts.username == "" or (parts.username is None and parts.password is not None):
             raise UsageError(f"{wanted}: the user name before @ is missing")
+        if parts.password is not None:
+            raise UsageError(f"{wanted}: a password belongs into a file that only you can read (--credentials)")
         tls = parts.scheme == "mqtts"
         return cls(
             host=parts.hostname,
             port=port or (DEFAULT_TLS_PORT if tls else DEFAULT_PORT),
             user=None if parts.username is None else unquote(parts.username),
-            password=None if parts.password is None else unquote(parts.password),
             tls=tls,
         )
 
@@ -94,6 +110,16 @@ class BrokerAddress:
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user is not None else ""
         return f"{'mqtts' if self.tls else 'mqtt'}://{user}{self.endpoint}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can reach that address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +145,13 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The broker, which had accepted us before, does so no more: the connection does not try again."""
+
+    error: BrokerError
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message; `retain` is true when the broker had kept it from before the subscription.
 
@@ -132,7 +165,7 @@ class Message:
     correlation: bytes = b""
 
 
-TransportEvent: TypeAlias = Connected | Disconnected | Message
+TransportEvent: TypeAlias = Connected | Disconnected | Refused | Message
 EventHandler: TypeAlias = Callable[[TransportEvent], None]
 
 

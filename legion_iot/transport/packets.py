@@ -211,7 +211,10 @@ def _cut_short() -> ValueError:
 
 
 class PacketSocket:
-    """The socket that paho is given in place of `sock`; messages go to `on_publish` on the thread that receives."""
+    """The socket that paho is given in place of `sock`; messages go to `on_publish` on the thread that receives.
+
+    `tls_failure` is what ended the link where TLS did: the broker's alert, which paho does not tell of.
+    """
 
     def __init__(self, sock: Any, on_publish: Callable[[Publish], None]) -> None:
         self._sock = sock
@@ -220,11 +223,15 @@ class PacketSocket:
         self.is_tls = isinstance(sock, ssl.SSLSocket)
         self._wake = 1
         self._heard = 0.0
+        self.tls_failure: ssl.SSLError | None = None
 
     def recv(self, size: int) -> bytes:
         """Bytes of packets other than messages; raises BlockingIOError when there are none now, and after a turn."""
         try:
             self._receive()
+        except ssl.SSLError as error:
+            self._note(error)
+            raise
         finally:
             # However this ends, `select` comes next, and must not wait for more than will come.
             self._wake_for(min(WAKE, self._stream.missing))
@@ -267,11 +274,29 @@ class PacketSocket:
 
     def send(self, data: bytes | Parts) -> int:
         """Write what fits; returns how much that was."""
+        if self.is_tls:
+            return self._send_encrypted(data.buffers[0] if isinstance(data, Parts) else data)
         if not isinstance(data, Parts):
             return int(self._sock.send(data))
-        if self.is_tls:
-            return int(self._sock.send(data.buffers[0]))
         return int(self._sock.sendmsg(data.buffers))
+
+    def _send_encrypted(self, data: bytes | bytearray | memoryview) -> int:
+        try:
+            return int(self._sock.send(data))
+        except ConnectionError:
+            # Before it hung up, the broker may have said why: with TLS 1.3 a client learns only now that its
+            # certificate was not accepted.
+            try:
+                self._sock.recv(1)
+            except ssl.SSLError as error:
+                self._note(error)
+            except OSError:
+                pass
+            raise
+
+    def _note(self, error: ssl.SSLError) -> None:
+        if not isinstance(error, (ssl.SSLWantReadError, ssl.SSLWantWriteError)):
+            self.tls_failure = error
 
     def pending(self) -> int:
         """The bytes that can be received although `select` does not say so."""

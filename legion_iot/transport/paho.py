@@ -30,7 +30,13 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from legion_iot.errors import BrokerError
+from legion_iot.errors import (
+    BrokerError,
+    CertificateExpiredError,
+    CertificateRevokedError,
+    ForeignCertificateError,
+    PasswordRefusedError,
+)
 from legion_iot.transport.client import LeanClient, message_of, properties_of
 from legion_iot.transport.connection import (
     CLOSE_TIMEOUT,
@@ -42,6 +48,7 @@ from legion_iot.transport.connection import (
     EventHandler,
     Payload,
     QueueLimits,
+    Refused,
     TransportEvent,
     Will,
 )
@@ -49,6 +56,7 @@ from legion_iot.transport.matching import check_filters, check_message
 from legion_iot.transport.outbox import Outbox, Outgoing
 from legion_iot.transport.packets import PacketSocket, Parts, Publish
 from legion_iot.transport.sockets import Flapping, acknowledge_now, readable_errors, tune
+from legion_iot.transport.tls import client_context, explain
 
 # paho's own names are for the transport bench, which measures plain paho beside us; nobody else imports paho.
 __all__ = ["TAKEN_OVER", "CallbackAPIVersion", "Client", "MQTTMessage", "PahoConnection"]
@@ -63,6 +71,8 @@ CONNECT_SECONDS = 5.0
 PACKET_OVERHEAD = 32
 SESSION_TAKEN_OVER = 0x8E
 TAKEN_OVER = "another client connected with the same id"
+# Asked again, the broker would say the same.
+_FINAL = (CertificateRevokedError, CertificateExpiredError, ForeignCertificateError, PasswordRefusedError)
 
 
 class PahoConnection:
@@ -80,6 +90,7 @@ class PahoConnection:
     ) -> None:
         self._address = address
         self._client_id = client_id
+        self._secret = f"-{address.client_secret}" if address.client_secret else ""
         self._on_event = on_event
         self._will = will
         self._keep_alive = max(1, math.ceil(keep_alive))
@@ -96,7 +107,7 @@ class PahoConnection:
         self._linked = False
         self._announced = False
         self._ended: str | None = "the connection is not open"
-        self._refused: str | None = None
+        self._refusal: BrokerError | None = None
         self._network_thread = 0
         self._linked_at = 0.0
         self._flapping = Flapping()
@@ -110,7 +121,7 @@ class PahoConnection:
         with self._changed:
             if self._client is not None:
                 raise BrokerError(f"{self._where} is connected already; close it before opening it again")
-            self._client, self._ended, self._refused = client, None, None
+            self._client, self._ended, self._refusal = client, None, None
             self._outbox = Outbox(self._limits)
             self._linked_at = 0.0
         try:
@@ -118,8 +129,10 @@ class PahoConnection:
                 client.connect(self._address.host, self._address.port, self._keep_alive, clean_start=True)
             client.loop_start()
             with self._changed:
-                self._changed.wait_for(lambda: self._announced or self._refused or self._ended, _left(deadline))
-                problem = None if self._announced else self._refused or self._ended or f"no answer in {timeout:g} s"
+                self._changed.wait_for(lambda: self._announced or self._refusal or self._ended, _left(deadline))
+                problem = None if self._announced else self._refusal or self._ended or f"no answer in {timeout:g} s"
+            if isinstance(problem, BrokerError):
+                raise problem
             if problem:
                 raise BrokerError(f"{self._where} did not accept {self._client_id}: {problem}")
         except BaseException:
@@ -238,14 +251,14 @@ class PahoConnection:
         return f"the broker at {self._address.endpoint}"
 
     def _new_client(self, timeout: float) -> LeanClient:
-        client = LeanClient(self._client_id, self._on_message)
+        client = LeanClient(self._client_id + self._secret, self._on_message)
         client.max_inflight_messages = self._limits.window_messages
         client.connect_timeout = min(max(0.1, timeout), CONNECT_SECONDS)
         client.reconnect_delay_set(*RECONNECT_SECONDS)
         if self._address.user is not None:
             client.username_pw_set(self._address.user, self._address.password)
         if self._address.tls:
-            client.tls_set()
+            client.tls_set_context(client_context(self._address))
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
         client.on_socket_open = self._on_socket_open
@@ -282,13 +295,7 @@ class PahoConnection:
         self, client: Client, userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
-            logger.warning("%s refused %s: %s", self._where, self._client_id, reason)
-            with self._changed:
-                self._refused = _explain(reason)
-                self._changed.notify_all()
-                first = self._linked_at == 0.0
-            if first:  # open() reports it; a broker that knew us already is asked again.
-                client.disconnect()
+            self._on_refusal(client, self._explain(reason))
             return
         with self._changed:
             if self._ended is not None:
@@ -314,6 +321,29 @@ class PahoConnection:
     def _on_connect_fail(self, client: Client, userdata: Any) -> None:
         if self._ended is not None:
             client.disconnect()
+        else:
+            self._check_tls(client)
+
+    def _check_tls(self, client: Client) -> None:
+        failure = cast(LeanClient, client).tls_failure
+        if failure is not None:
+            self._on_refusal(client, explain(failure, self._address))
+
+    def _on_refusal(self, client: Client, error: BrokerError) -> None:
+        """The first time open() reports it; a broker that knew us already is asked again, unless that is in vain."""
+        with self._changed:
+            self._refusal = error
+            self._changed.notify_all()
+            first, final = self._linked_at == 0.0, isinstance(error, _FINAL)
+            tell = final and not first and self._ended is None
+            if tell:
+                self._ended = str(error)
+        if not first:
+            logger.warning("%s", error)
+        if first or final:
+            cast(LeanClient, client).give_up()
+        if tell:
+            self._emit(Refused(error))
 
     def _on_subscribe(
         self, client: Client, userdata: Any, number: int, reasons: list[ReasonCode], properties: Properties | None
@@ -360,6 +390,8 @@ class PahoConnection:
                 logger.warning("%s cut %s off %d times; is its id used twice?", self._where, self._client_id, times)
         if tell:
             self._emit(Disconnected(TAKEN_OVER if taken_over else str(reason)))
+        if not ended:
+            self._check_tls(client)
 
     def _on_publish(
         self, client: Client, userdata: Any, number: int, reason: ReasonCode, properties: Properties | None
@@ -394,8 +426,14 @@ class PahoConnection:
         with self._changed:
             self._changed.notify_all()
 
+    def _explain(self, reason: ReasonCode) -> BrokerError:
+        told = f"{self._where} did not accept {self._address.user or self._client_id}: {reason}"
+        if reason.value in (0x86, 0x87):
+            return PasswordRefusedError(f"{told}; check user and password, or give a newer bundle (--credentials)")
+        return BrokerError(f"{told}; it must speak MQTT 5" if reason.value == 0x84 else told)
+
     def _emit(self, event: TransportEvent) -> None:
-        if self._ended is not None and not isinstance(event, Disconnected):
+        if self._ended is not None and not isinstance(event, (Disconnected, Refused)):
             return
         try:
             self._on_event(event)
@@ -429,11 +467,3 @@ class PahoConnection:
 
 def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
-
-
-def _explain(reason: ReasonCode) -> str:
-    if reason.value in (0x86, 0x87):
-        return f"{reason}; check user and password"
-    if reason.value == 0x84:
-        return f"{reason}; it must speak MQTT 5"
-    return str(reason)

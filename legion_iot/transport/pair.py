@@ -13,13 +13,14 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from legion_iot.errors import ProtocolError
+from legion_iot.errors import BrokerError, ProtocolError
 from legion_iot.transport.connection import (
     BrokerAddress,
     Connected,
     Disconnected,
     Message,
     QueueLimits,
+    Refused,
     TransportEvent,
     Will,
 )
@@ -60,6 +61,7 @@ class ConnectionPair:
         self._address = address
         self._on_lost = on_lost
         self._topics, self._name = topics, name
+        self._refusal: BrokerError | None = None
         self._events: queue.SimpleQueue[PairEvent] = queue.SimpleQueue()
         self._places: dict[str, ParsedTopic] = {}
         self.control = PahoConnection(address, client_id, self._on_control, will)
@@ -90,7 +92,12 @@ class ConnectionPair:
         self._fragments.send(regions)
 
     def next(self, timeout: float) -> PairEvent | None:
-        """The next event; None after `timeout` seconds without. `Connected` tells of the control connection."""
+        """The next event; None after `timeout` seconds without. `Connected` tells of the control connection.
+
+        Raises BrokerError when the broker does not take us any more.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         try:
             return self._events.get(timeout=timeout)
         except queue.Empty:
@@ -103,14 +110,18 @@ class ConnectionPair:
         self.data.close()
 
     def _on_control(self, event: TransportEvent) -> None:
-        if isinstance(event, Disconnected):
+        if isinstance(event, Refused):
+            self._refusal = event.error
+        elif isinstance(event, Disconnected):
             log.warning("connection to %s lost: %s", self._address, event.reason)
             self._on_lost(event.reason)
         else:
             self._enqueue(event)
 
     def _on_data(self, event: TransportEvent) -> None:
-        if isinstance(event, Connected):
+        if isinstance(event, Refused):
+            self._refusal = event.error
+        elif isinstance(event, Connected):
             self._fragments.link_up()
         elif isinstance(event, Message):
             try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from legion_iot.errors import BrokerError
 from legion_iot.transport.connection import BrokerAddress
+from legion_iot.transport.tls import explain
 
 # Unacknowledged bytes for that long mean a cut link; milliseconds, and never less than a busy radio link needs.
 LEAST_PATIENCE_MS = 3_000
@@ -43,7 +44,7 @@ def readable_errors(address: BrokerAddress) -> Iterator[None]:
     except TimeoutError as error:
         raise BrokerError(f"{where} cannot be reached in time: check network and firewall") from error
     except ssl.SSLError as error:
-        raise BrokerError(f"{where} and we do not agree on TLS: {error.reason or error}") from error
+        raise explain(error, address) from error
     except (OSError, ValueError) as error:
         raise BrokerError(f"{where} cannot be reached: {error}") from error
 

@@ -41,7 +41,9 @@ def test_the_unit_file_is_understood(tmp_path: Path) -> None:
     text = (ROOT / "systemd" / "legion-agent.service").read_text(encoding="utf-8")
     program = Path(sys.executable).with_name("legion-agent")
     unit = tmp_path / "legion-agent.service"
-    unit.write_text(text.replace("/opt/legion-iot/bin/legion-agent", str(program)), encoding="utf-8")
+    (addition,) = re.findall(r"```ini\n(.*?)```", (ROOT / "docs" / "broker.md").read_text(encoding="utf-8"), re.DOTALL)
+    text = text.replace("/opt/legion-iot/bin/legion-agent", str(program)).replace("[Install]", f"{addition}\n[Install]")
+    unit.write_text(text, encoding="utf-8")
     done = subprocess.run(
         # Without this flag unknown keys pass.
         ["systemd-analyze", "verify", "--recursive-errors=yes", "--man=no", str(unit)],

@@ -38,7 +38,8 @@ def test_every_module_is_there(wheel: zipfile.ZipFile) -> None:
 
 def test_type_markers_and_templates(wheel: zipfile.ZipFile) -> None:
     assert set(_names(wheel, "py.typed")) == {f"{package}/py.typed" for package in PACKAGES}
-    assert _names(wheel, ".template") == ["legion_iot_broker/mosquitto.conf.template"]
+    templates = {f"legion_iot_broker/{name}.conf.template" for name in ("mosquitto", "group")}
+    assert set(_names(wheel, ".template")) == templates
 
 
 def test_the_unit_file_travels_as_data(wheel: zipfile.ZipFile) -> None:

@@ -1,0 +1,196 @@
+"""A group over TLS, each process with an identity of its own, by nothing but the commands a user has."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from legion_iot.transport.credentials import read_bundle
+
+from .conftest import Program, Stage, require_mosquitto, wait_until
+
+MODEL = "mobilenet-v2"
+ROLES = {"boss": "orchestrator", "phone": "client", "eye": "observer", "left": "agent", "right": "agent"}
+
+
+def free_ports() -> list[str]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [str(probe.getsockname()[1]) for probe in probes]
+
+
+class Group:
+    """A broker's directory that runs, and the bundles of its members."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.directory, self.bundles = stage.temporary / "broker", stage.temporary / "bundles"
+        self.bundles.mkdir()
+        port, local = free_ports()
+        self.url = f"mqtts://localhost:{port}"
+        self.legion("init", str(self.directory), "--host", "localhost", "--port", port, "--local-port", local)
+        for name, role in ROLES.items():
+            self.legion("add-device", name, "--role", role, "--out", str(self.bundle(name)), *self.where)
+        self.broker = stage.start("legion", "broker", "run", str(self.directory))
+        self.broker.wait_for_line("is running")
+
+    @property
+    def where(self) -> tuple[str, str]:
+        return "--dir", str(self.directory)
+
+    def bundle(self, name: str) -> Path:
+        return self.bundles / f"{name}.pem"
+
+    def legion(self, *arguments: str) -> str:
+        done = self._stage.run("broker", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def agent(self, name: str) -> Program:
+        place = str(self._stage.temporary / f"state-{name}")
+        return self._stage.start("legion-agent", "--credentials", str(self.bundle(name)), "--state-dir", place)
+
+
+@pytest.fixture
+def group(stage: Stage) -> Group:
+    require_mosquitto()
+    return Group(stage)
+
+
+class Member:
+    """Any MQTT client: it reads certificates and key out of the bundle as of any PEM file."""
+
+    def __init__(self, path: Path, *filters: str) -> None:
+        self.messages: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self.codes: queue.SimpleQueue[ReasonCode] = queue.SimpleQueue()
+        bundle = read_bundle(path)
+        address = bundle.address()
+        ready: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._paho = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._paho.tls_set(str(path), str(path), str(path))
+        self._paho.username_pw_set(bundle.name, bundle.password)
+        self._paho.on_message = lambda client, data, message: self.messages.put((message.topic, message.payload))
+        self._paho.on_subscribe = lambda *_: ready.put(True)
+        self._paho.on_publish = self._on_publish
+        self._paho.connect(address.host, address.port)
+        self._paho.loop_start()
+        self._paho.subscribe([(each, paho.SubscribeOptions(1)) for each in filters])
+        ready.get(timeout=20)
+
+    def _on_publish(self, client: paho.Client, data: object, number: int, code: ReasonCode, _: Properties) -> None:
+        self.codes.put(code)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> str:
+        """What the broker says to it."""
+        self._paho.publish(topic, payload, qos=1, retain=retain)
+        return str(self.codes.get(timeout=20))
+
+    def close(self) -> None:
+        self._paho.disconnect()
+        self._paho.loop_stop()
+
+
+@pytest.fixture
+def member(group: Group) -> Iterator[Any]:
+    made: list[Member] = []
+
+    def join(name: str, *filters: str) -> Member:
+        made.append(Member(group.bundle(name), *filters))
+        return made[-1]
+
+    yield join
+    for each in made:
+        each.close()
+
+
+def test_the_demo_is_exact_over_tls(stage: Stage, group: Group, member: Any, photograph: Path) -> None:
+    done = stage.run(
+        "demo", "--credentials", str(group.bundles), "--model", MODEL, "--image", str(photograph), "--requests", "2",
+        "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["exact"], report["broker"]) == (True, group.url)
+    assert [agent["name"] for agent in report["agents"]] == ["left", "right"]
+    # Nothing of it stays behind, as far as anybody can see.
+    eye = member("eye", "legion/#")
+    boss = member("boss", "legion/agents/left/state")
+    assert boss.publish("legion/models/end", b"end") != ""
+    assert eye.messages.get(timeout=20) == ("legion/models/end", b"end")
+
+
+def test_a_group_with_identities(stage: Stage, group: Group, member: Any, photograph: Path) -> None:
+    orchestrator = stage.start(
+        "legion", "orchestrator", "run", MODEL, "--credentials", str(group.bundle("boss")), "--agents", "2"
+    )
+    agents = {name: group.agent(name) for name in ("left", "right")}
+    orchestrator.wait_for_line("serving: left, right")
+    phone = member("phone", "legion/infer/+/result", "legion/agents/#")
+
+    def infer() -> dict[str, Any]:
+        phone.publish(f"legion/infer/{MODEL}", photograph.read_bytes())
+        result: dict[str, Any] = json.loads(phone.messages.get(timeout=60)[1])
+        assert result["ok"], result
+        return result
+
+    first = infer()
+    # A client asks for inference and does nothing else, an observer not even that.
+    eye = member("eye", "legion/infer/#")
+    for topic in ("models/evil", "agents/left/assignment", "agents/left/command", "agents/left/inbox/right"):
+        for outsider in (phone, eye):
+            assert outsider.publish(f"legion/{topic}", b"{}") == "Not authorized"
+    assert eye.publish(f"legion/infer/{MODEL}", photograph.read_bytes()) == "Not authorized"
+    busy = stage.run("demo", "--credentials", str(group.bundles), "--model", MODEL, "--image", str(photograph))
+    assert busy.returncode == 2
+    assert "the group 'legion' is at work (left, right, the orchestrator)" in busy.stderr
+
+    assert "the running broker knows" in group.legion("remove-device", "right", *group.where)
+    wait_until(lambda: agents["right"].process.poll() is not None)
+    assert agents["right"].process.returncode == 11
+    ours = [line for line in agents["right"].lines if line.startswith("legion-agent: ")]
+    assert len(ours) == 1, ours
+    assert "has revoked the certificate" in ours[0]
+    wait_until(lambda: orchestrator.lines[-1].endswith("serving: left"))
+    assert infer()["outputs"] == first["outputs"]
+
+    for program in (orchestrator, agents["left"]):
+        program.process.send_signal(signal.SIGTERM)
+        assert program.process.wait(20) == 0
+    group.broker.process.send_signal(signal.SIGTERM)
+    assert group.broker.process.wait(20) == 130
+    assert stage.alive() == {}
+
+
+def test_credentials_that_do_not_do(stage: Stage, group: Group, tmp_path: Path) -> None:
+    url = group.url
+    for arguments, code, words in [
+        (("--credentials", str(group.bundle("boss"))), 2, "role agent"),
+        (("--credentials", str(group.bundle("left")), "--name", "right"), 2, "--name"),
+        (("--credentials", str(group.bundle("left")), "--broker", "mqtt://192.0.2.1"), 2, "in the clear"),
+        (("--credentials", str(tmp_path / "none.pem")), 3, "cannot be read"),
+        (("--broker", "mqtts://me:secret@localhost"), 2, "--credentials"),
+        (("--broker", url, "--name", "left"), 13, "another authority"),
+    ]:
+        done = stage.start("legion-agent", "--state-dir", str(tmp_path), *arguments)
+        assert done.process.wait(30) == code, done.lines
+        wait_until(lambda done=done: len(done.lines) == 1)  # type: ignore[misc]
+        assert words in done.lines[0]
+        assert "secret" not in done.lines[0]
+    served = stage.run("orchestrator", "run", MODEL, "--credentials", str(group.bundle("left")))
+    assert served.returncode == 2
+    assert "role orchestrator" in served.stderr
+    both = stage.run("broker", "run", str(group.directory), "--port", "1")
+    assert both.returncode == 2
