@@ -1,8 +1,8 @@
 """Small changes to a plan, kept where the estimate says that they help.
 
 Two blocks are merged, a cut is moved by a unit, a few rows are handed from one device to its neighbour, the tail is
-given to another device. Where rows at a block's seams hold others up, its tiles are computed in parts: first what
-others wait for. Sweeps over all blocks are repeated until nothing helps, or enough has been tried.
+given to another device, a block's tiles are computed in parts (`borders`). Sweeps over all blocks are repeated until
+nothing helps, or enough has been tried.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Interval, Region
+from legion_iot.planning.borders import divisions
 from legion_iot.planning.memory import fits
 from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.ranking import Ranking
@@ -33,7 +34,7 @@ def refined(ranking: Ranking, plan: Plan) -> Plan:
     while sweep.best is not before:
         before = sweep.best
         sweep.over(_with_other_tail)
-        sweep.over(_in_parts)
+        sweep.over(divisions)
         sweep.over(_merged, _recut)
         sweep.over(_handed_over)
     return sweep.best
@@ -116,32 +117,6 @@ def _with_other_tail(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan
         for tile in plan.blocks[number].tiles:
             if tile.agent != plan.tail_agent:
                 yield dataclasses.replace(plan, tail_agent=tile.agent)
-
-
-def _in_parts(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
-    """The block's tiles in parts: what is sent to others first, from each end of the strip."""
-    block = plan.blocks[number]
-    reference = ranking.problem.network.units[block.last].reference
-    routing = ranking.router.route(plan)
-    later = {work.step for work in routing.works if work.block is None or work.block > number}
-    sent: dict[str, list[Interval]] = {}
-    for transfer in routing.transfers:
-        if transfer.tensor == reference and transfer.step in later and transfer.source != transfer.target:
-            sent.setdefault(transfer.source, []).append(transfer.region.rows)
-    tiles = tuple(_divided(tile, sent.get(tile.agent, [])) for tile in block.tiles)
-    if tiles != block.tiles:
-        yield _replaced(plan, number, 1, dataclasses.replace(block, tiles=tiles))
-
-
-def _divided(tile: Tile, sent: list[Interval]) -> Tile:
-    rows = tile.region.rows
-    top = max((interval.stop for interval in sent if interval.start == rows.start), default=rows.start)
-    bottom = min((interval.start for interval in sent if interval.stop == rows.stop), default=rows.stop)
-    if top >= bottom or (top, bottom) == (rows.start, rows.stop):
-        return Tile(tile.agent, tile.region)
-    bounds = ((rows.start, top), (bottom, rows.stop), (top, bottom))
-    parts = tuple(Region(Interval(a, b), tile.region.columns) for a, b in bounds if b > a)
-    return Tile(tile.agent, tile.region, parts)
 
 
 def _replaced(plan: Plan, number: int, count: int, *blocks: Block) -> Plan:

@@ -119,7 +119,7 @@ class Router:
                 for tile in block.tiles:
                     if part >= len(tile.goes):
                         continue
-                    inputs, outputs = self._tile(block, tile.goes[part])
+                    inputs, outputs = self.tile(block, tile.goes[part])
                     if outputs:
                         yield Work(step, tile.agent, units, inputs, outputs, number, replica=replica)
                 step += 1
@@ -135,8 +135,8 @@ class Router:
         outputs = {tensor: whole_or_flat(graph.tensors[tensor]) for tensor in graph.outputs}
         yield Work(step + 1, ORCHESTRATOR, None, outputs, {}, replica=replica)
 
-    def _tile(self, block: Block, region: Region) -> _Regions:
-        """What a tile, or a part of one, needs and makes."""
+    def tile(self, block: Block, region: Region) -> _Regions:
+        """What a tile of a block, or a part of one, needs and makes (tensor → region)."""
         key = (block.first, block.last, region)
         if key not in self._tiles:
             if len(self._tiles) >= REMEMBERED:
