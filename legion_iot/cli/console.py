@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
 from legion_iot import zoo
-from legion_iot.errors import UsageError
+from legion_iot.errors import InputError, UsageError
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -55,6 +56,12 @@ def check_wire(wire: str) -> str:
     if wire not in WIRES:
         raise UsageError(f"--wire is {wire!r}; give {', '.join(WIRES[:-1])} or {WIRES[-1]}")
     return wire
+
+
+def check_place(path: Path | None, flag: str) -> None:
+    """Raises InputError where no file can be put; in the place of a device, none must be."""
+    if path is not None and ((path.exists() and not path.is_file()) or not os.access(path.absolute().parent, os.W_OK)):
+        raise InputError(f"{path}: cannot be written; choose another place ({flag})")
 
 
 def find_model(model: str, progress: Callable[[str, float | None], None]) -> tuple[Path, str]:

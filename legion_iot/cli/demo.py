@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from legion_iot import zoo
-from legion_iot.cli.console import check_wire, err, find_model, finite, progress_line
+from legion_iot.cli.console import check_place, check_wire, err, find_model, finite, progress_line
 from legion_iot.cli.demo_tables import show, show_trace
 from legion_iot.cli.lab import lab_json
 from legion_iot.errors import InputError, UsageError
@@ -72,8 +72,8 @@ def demo(
         raise UsageError(f"--requests is {requests}; give 1 or more")
     if image is not None and not image.is_file():
         raise InputError(f"{image}: no such picture; give the path of a JPEG or PNG file (--image)")
-    _check_place(save, "--save")
-    _check_place(trace, "--trace")
+    check_place(save, "--save")
+    check_place(trace, "--trace")
     with progress_line(quiet=as_json) as progress:
         progress(f"looking for {model}", None)
         file, name = find_model(model, progress)
@@ -103,12 +103,6 @@ def demo(
             err.print(f"{save}: not written, since the answer of {name} is no picture", markup=False, soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
-
-
-def _check_place(path: Path | None, flag: str) -> None:
-    """Raises InputError where no file can be put; in the place of a device, none must be."""
-    if path is not None and ((path.exists() and not path.is_file()) or not os.access(path.absolute().parent, os.W_OK)):
-        raise InputError(f"{path}: cannot be written; choose another place ({flag})")
 
 
 def _devices(lab: str, agents: int | None, broker: str) -> LabSpec:

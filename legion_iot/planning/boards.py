@@ -76,30 +76,32 @@ class Board:
         return {name: flops[name] / max(seconds[name], LEAST_SECONDS) for name in flops}
 
 
-def complete_laws(board: Board, others: Sequence[Board], layers: NetworkLayers, told: Speeds) -> dict[str, Affine]:
+def complete_laws(
+    board: Board, others: Sequence[Board], layers: NetworkLayers, speeds: Speeds, overhead: float
+) -> dict[str, Affine]:
     """A law for every unit and the tail on a board: its own, or the best of what is left.
 
-    `others` are the other boards with samples; `told` are speeds somebody has stated.
+    `others` are the other boards with samples; `speeds`, and the `overhead` of a call, are what somebody has stated.
     """
     laws = dict(board.laws)
     for signature, layer in layers.by_signature.items():
         if signature not in laws:
             laws[signature] = (
-                _arithmetic_law(layer, told, fits.OF_OTHER_BOARD)
+                _arithmetic_law(layer, speeds, overhead, fits.OF_OTHER_BOARD)
                 or _borrowed_law(signature, board, others)
-                or _arithmetic_law(layer, board.speeds(), fits.OF_ARITHMETIC)
+                or _arithmetic_law(layer, board.speeds(), 0.0, fits.OF_ARITHMETIC)
                 or _strangers_law(layer, others)
                 or Affine(0.0, layer.total / DEFAULT_SPEED, 0.0, fits.OF_NOTHING)
             )
     return laws
 
 
-def _arithmetic_law(layer: Layer, speeds: Speeds, error: float) -> Affine | None:
+def _arithmetic_law(layer: Layer, speeds: Speeds, overhead: float, error: float) -> Affine | None:
     """The layer's arithmetic at a board's speeds; None where these say nothing."""
     general = speeds.get("") or (median(speeds.values()) if speeds else 0.0)
     if not general:
         return None
-    return Affine(0.0, sum(flops / speeds.get(name, general) for name, flops in layer.flops), 0.0, error)
+    return Affine(overhead, sum(flops / speeds.get(name, general) for name, flops in layer.flops), 0.0, error)
 
 
 def _borrowed_law(signature: str, board: Board, others: Sequence[Board]) -> Affine | None:
@@ -116,7 +118,7 @@ def _borrowed_law(signature: str, board: Board, others: Sequence[Board]) -> Affi
 def _strangers_law(layer: Layer, others: Sequence[Board]) -> Affine | None:
     """For a board nothing is known about: like the slowest of the others."""
     laws = [other.laws[layer.signature] for other in others if layer.signature in other.laws]
-    laws += [law for other in others if (law := _arithmetic_law(layer, other.speeds(), 0.0))] if not laws else []
+    laws += [law for other in others if (law := _arithmetic_law(layer, other.speeds(), 0.0, 0.0))] if not laws else []
     slowest = max(laws, key=lambda law: law.seconds(layer.rows), default=None)
     return slowest and slowest.scaled(1.0, fits.OF_NOTHING)
 

@@ -53,8 +53,8 @@ class _EndingBlocks:
 class Predictor:
     """The `Costs` of a group, from samples; `tile_estimate` and `tail_estimate` add how certain they are.
 
-    Every device gets an answer, measured or not; `speeds` are stated ones (operations per second) by board and
-    arithmetic class, for boards without samples.
+    Every device gets an answer, measured or not. For boards without samples, `speeds` are stated ones (operations per
+    second by board and arithmetic class), and `overheads` the seconds of each call.
     """
 
     def __init__(
@@ -63,13 +63,14 @@ class Predictor:
         group: Group,
         samples: Samples,
         speeds: Mapping[str, Speeds] = MappingProxyType({}),
+        overheads: Mapping[str, float] = MappingProxyType({}),
         tile_rows: TileRows | None = None,
     ) -> None:
         self.network = network
         self.group = group
         self.samples = samples
         self.tile_rows = TileRows(network) if tile_rows is None else tile_rows
-        self._told = speeds
+        self._speeds, self._overheads = speeds, overheads
         self._layers = NetworkLayers.of(network)
         self._board_of = {device.name: device.board for device in group.devices}
         names = dict.fromkeys([*self._board_of.values(), *samples.boards])
@@ -83,7 +84,8 @@ class Predictor:
 
     def _board_costs(self, name: str) -> _BoardCosts:
         others = [board for board in self._boards.values() if board.name != name and board.laws]
-        laws = complete_laws(self._boards[name], others, self._layers, self._told.get(name, {}))
+        stated = self._speeds.get(name, {}), self._overheads.get(name, 0.0)
+        laws = complete_laws(self._boards[name], others, self._layers, *stated)
         layers = self._layers.by_signature
         law = BlockLaw.of(laws, layers, copy_seconds(self._boards[name], layers))
         return _BoardCosts(self._boards[name], law, self._layers, self.tile_rows)
@@ -159,7 +161,8 @@ class Predictor:
 
     def with_samples(self, samples: Iterable[Sample]) -> Predictor:
         """Corrected by further samples."""
-        return Predictor(self.network, self.group, self.samples.add(samples), self._told, self.tile_rows)
+        samples = self.samples.add(samples)
+        return Predictor(self.network, self.group, samples, self._speeds, self._overheads, self.tile_rows)
 
     def with_readings(self, readings: Mapping[Wish, Reading]) -> Predictor:
         """Corrected by readings of tiles and tails; what whole plans took says nothing about one device."""

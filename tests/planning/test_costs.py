@@ -257,12 +257,11 @@ def test_stated_speeds_are_arithmetic_over_speed() -> None:
     net = GraphBuilder("stated")
     network = divide(net.finish(net.depthwise_conv2d(net.conv2d(net.input((1, 16, 8, 3)), 4, 3), 3)))
     speeds = {"pi4": {"conv": 2e6, "depthwise": 1e6}}
-    predictor = Predictor(network, GROUP, Samples(), speeds)
+    predictor = Predictor(network, GROUP, Samples(), speeds, {"pi4": 0.5})
     conv, depthwise = 16 * 8 * 4 * 2 * 27, 16 * 8 * 4 * 2 * 9
-    assert predictor.tile_seconds("ant", 0, 0, predictor.tile_rows.whole(0)) == pytest.approx(conv / 2e6)
-    assert predictor.tile_seconds("ant", 0, 1, predictor.tile_rows.whole(1)) == pytest.approx(
-        conv / 2e6 + depthwise / 1e6
-    )
+    assert predictor.tile_seconds("ant", 0, 0, predictor.tile_rows.whole(0)) == pytest.approx(0.5 + conv / 2e6)
+    block = predictor.tile_seconds("ant", 0, 1, predictor.tile_rows.whole(1))
+    assert block == pytest.approx(0.5 + conv / 2e6 + depthwise / 1e6)
 
 
 def test_a_board_that_claims_to_be_faster_than_any_is_held_to_what_is_possible() -> None:
