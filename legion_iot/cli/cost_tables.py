@@ -28,8 +28,7 @@ def short_number(value: float) -> str:
 def show_group(matrices: CostMatrices) -> None:
     """S, E and R of every device, side by side as far as the terminal is wide, and T."""
     out.print(Columns([_device(matrices, number) for number in range(len(matrices.devices))], padding=(0, 4)))
-    out.print("S: to send the unit's input · E: to run it alone, ± one standard deviation · R: to get its output",
-              style="dim", soft_wrap=True)  # fmt: skip
+    out.print("S send a unit's input · E run it alone, ± standard deviation · R get its output", style="dim")
     scale, unit = _scale(matrices.block)
     out.print()
     out.print(f"T: cost of the block from one unit to another, in {unit}", soft_wrap=True)

@@ -34,6 +34,7 @@ def test_version(program: str) -> None:
     [
         ((), ["demo", "zoo", "orchestrator", "broker", "Exit codes"]),
         (("demo",), ["--model", "--agents", "--image", "--requests", "--broker", "--save", "--json", "Example"]),
+        (("cost",), ["--devices", "--device", "--picture", "--json", "Example"]),
         (("zoo",), ["list", "get"]),
         (("zoo", "list"), ["--json"]),
         (("zoo", "get"), ["Example"]),
