@@ -91,7 +91,7 @@ class BrokerDirectory:
     def open(cls, path: Path) -> BrokerDirectory:
         """The one at that path; raises InputError where there is none."""
         path = path.absolute()
-        if not (path / "broker.json").is_file():
+        if not os.path.isfile(path / "broker.json"):  # where we may not look, pathlib's raises
             raise InputError(f"{path}: no broker's directory; make one with: legion broker init {path}")
         return cls(path, read_settings(path / "broker.json"))
 
@@ -231,7 +231,7 @@ def initialise(path: Path, wanted: Wanted, now: datetime) -> tuple[BrokerDirecto
 
     Raises UsageError or InputError, also where the one that is there is another one than what is asked for.
     """
-    if (path / "broker.json").exists():
+    if os.path.isfile(path / "broker.json"):
         found = BrokerDirectory.open(path)
         if not wanted.agrees_with(found.settings):
             raise UsageError(f"{path} is a broker with other settings ({found.url}); choose another directory")
@@ -303,11 +303,15 @@ def _check(path: Path, settings: Settings) -> None:
     ports = [port for port in (settings.port, settings.local_port, settings.websockets_port) if port]
     if len(set(ports)) < len(ports) or len(ports) < 2 or not all(0 < port < 65_536 for port in ports):
         raise UsageError(f"the ports {', '.join(map(str, ports))} cannot be: give different ones from 1 to 65535")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such directory; make it first")
+    if not os.path.isdir(path.parent):
+        raise InputError(f"{path.parent}: no such directory, or closed to you; make it first")
     if unprivileged_account() is not None and not everybody_may_enter(path.parent.resolve()):
         raise UsageError(f"{path.parent} is closed to the user that Mosquitto becomes; choose a place below /var/lib")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be looked into ({error.strerror}); choose another place") from error
+    if taken:
         raise InputError(f"{path}: something is there already; choose a new or an empty directory")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class Identities:
 
 def read_identities(directory: Path, agents: int | None) -> Identities:
     """Read the bundles `*.pem` in a directory, for that many agents or all; raises InputError or UsageError."""
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # where we may not look, pathlib's raises
         raise InputError(f"{directory}: no such directory; put the bundles of a group into one (--credentials)")
     bundles = [read_bundle(path) for path in sorted(directory.glob("*.pem"))]
     by_role = {role: [each for each in bundles if each.role == role] for role in ("orchestrator", "client", "agent")}

@@ -87,6 +87,10 @@ def test_nothing_is_overwritten(place: Path) -> None:
         with pytest.raises(InputError):
             initialise(place / name, Wanted(), now_utc())
     assert contents(place) == {"group/thesis.tex": b"years of work", "file": b"more work"}
+    with pytest.raises(InputError, match="name too long"):
+        initialise(place / ("x" * 300), Wanted(), now_utc())
+    with pytest.raises(InputError, match="legion broker init"):
+        BrokerDirectory.open(place / ("x" * 300))
     (place / "empty").mkdir()
     assert initialise(place / "empty", Wanted(), now_utc())[1]
 

@@ -28,6 +28,7 @@ from legion_iot.errors import (
     PasswordRefusedError,
 )
 from legion_iot.transport import BrokerAddress, Connected, Disconnected, Message, Refused, TransportEvent
+from legion_iot.transport import paho as paho_transport
 from legion_iot.transport.credentials import Bundle, bundle_text, read_bundle
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.transport.tls import client_context
@@ -206,6 +207,38 @@ def test_old_versions_of_tls_are_refused(group: BrokerDirectory, mosquitto: Serv
                     assert accepted, encrypted.version()
             except ssl.SSLError:
                 assert not accepted
+
+
+def with_tls_1_2(address: BrokerAddress) -> ssl.SSLContext:
+    context = client_context(address)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+@pytest.mark.usefixtures("mosquitto")
+def test_before_tls_1_3_the_reasons_are_the_same(group: BrokerDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the broker refuses a certificate in the handshake, and not after it."""
+    monkeypatch.setattr(paho_transport, "client_context", with_tls_1_2)
+    pi1, pi2, authority = let_in(group, "pi1"), let_in(group, "pi2"), authority_of(group)
+    old = authority.member("pi2", now_utc() - timedelta(days=3), days=1)
+    expired = refusal(rewritten(pi2, old.certificate, old.key, authority.certificate).address())
+    assert isinstance(expired, CertificateExpiredError)
+    with connected(pi1.address()) as removed:
+        assert group.remove("pi1", now_utc())
+        last = removed.next(Refused)
+        assert isinstance(last, Refused)
+        assert isinstance(last.error, CertificateRevokedError)
+    assert isinstance(refusal(pi1.address()), CertificateRevokedError)
+
+
+def test_the_owner_s_additions_hold(group: BrokerDirectory) -> None:
+    require_mosquitto()
+    (group.path / "conf.d" / "mine.conf").write_text("max_packet_size 2000\n")
+    pi1 = let_in(group, "pi1")
+    with serve(group, "mosquitto"), connected(pi1.address()) as client:
+        client.connection.publish("legion/agents/pi1/info", b"x" * 1000)
+        with pytest.raises(BrokerError, match="takes packets of 2000 bytes"):
+            client.connection.publish("legion/agents/pi1/info", b"x" * 2000)
 
 
 def test_each_reason_has_its_exit_code() -> None:
