@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from legion_iot.model.blocks import Network
 from legion_iot.model.cut import SPREADING
 from legion_iot.model.geometry import CHANNELS, HEIGHT, WIDTH, Enlargement, Resampling
@@ -25,6 +27,9 @@ _PARAMETERS = frozenset({
     ("PAD", 1), ("PADV2", 1), ("MIRROR_PAD", 1), ("SPLIT", 0), ("MEAN", 1), ("SUM", 1), ("REDUCE_MAX", 1),
     ("REDUCE_MIN", 1), ("STRIDED_SLICE", 3),
 })  # fmt: skip
+
+# Options that decide no time: how numbers are represented, and a shape that the output has anyway.
+_TIMELESS = frozenset({"pot_scale_int16", "new_shape"})
 
 _Form = Callable[[int], Any]
 
@@ -71,12 +76,21 @@ def _signature(network: Network, producers: Mapping[int, int], ops: Sequence[int
 
 def _describe(network: Network, index: int, form: _Form, whole: bool) -> list[Any]:
     op = network.graph.ops[index]
-    options = {key: repr(value) for key, value in op.options.items()}
+    options = {key: _plain(value) for key, value in op.options.items() if key not in _TIMELESS}
+    # A file states every option, a graph that was built only some; what is not stated is zero.
+    options = {key: value for key, value in options.items() if value}
     tensors = [form(t) for t in op.inputs], [form(t) for t in op.outputs]
     parameters = [_values(network.graph, op, position) for position in range(len(op.inputs))]
     custom = bytes(op.custom_options).hex() if op.custom_options is not None else ""
     rule = [] if whole else _row_rule(network, index)
     return [op.kind, op.custom_code, custom, options, *tensors, parameters, rule]
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON has it; a file rounds numbers to single precision."""
+    if isinstance(value, float):
+        return f"{value:.6g}" if value else 0
+    return np.asarray(value).tolist() if isinstance(value, (np.ndarray, tuple)) else value
 
 
 def _values(graph: Graph, op: Op, position: int) -> list[Any] | None:

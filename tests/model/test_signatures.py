@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from legion_iot.model import tflite
 from legion_iot.model.blocks import Network, divide
 from legion_iot.model.builder import GraphBuilder
 from legion_iot.model.signatures import tail_signature, unit_signatures
 from legion_iot.model.synthetic import NETWORKS
 from tests.model.random_networks import RandomNetwork
+from tests.runtime.networks import GRAPHS
 
 
 def test_vgg_repeats_itself() -> None:
@@ -28,6 +31,15 @@ def test_weights_and_names_do_not_count() -> None:
     assert tail_signature(one) == tail_signature(other)
     tensors = tuple(dataclasses.replace(t, name=f"renamed/{t.name}") for t in one.graph.tensors)
     assert unit_signatures(divide(dataclasses.replace(one.graph, tensors=tensors))) == unit_signatures(one)
+
+
+@pytest.mark.parametrize("name", [*GRAPHS, "mobilenet-v2", "yolov2"])
+def test_a_file_has_the_signatures_of_what_was_written(name: str, tmp_path: Path) -> None:
+    graph = GRAPHS[name]() if name in GRAPHS else NETWORKS[name](0)
+    tflite.write_file(graph, tmp_path / "model.tflite")
+    built, read = divide(graph), divide(tflite.open_file(tmp_path / "model.tflite"))
+    assert unit_signatures(read) == unit_signatures(built)
+    assert tail_signature(read) == tail_signature(built)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
