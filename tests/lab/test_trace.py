@@ -89,6 +89,18 @@ def test_every_millisecond_is_accounted_for(trace: dict[str, Any]) -> None:
         assert "in transit after bee: send tail, before orchestrator: receive outputs" in " ".join(account["missing"])
 
 
+def test_what_of_the_transfers_overlaps_with_computing() -> None:
+    """Ant's row travels to bee for about 3 ms; bee waits for it, or is still computing for the first 2 of them."""
+    clocks = {"ant": 5000.0, "bee": -70.0}
+    waiting = one_request("r", 100.0, clocks)
+    account = Timeline(two_agents(), [waiting]).account(waiting)
+    assert account.transferring == pytest.approx(0.014, abs=0.003)  # 4 + 4 + 3 + 3 ms
+    assert account.overlapping == pytest.approx(0.0, abs=1e-6)
+    late = dataclasses.replace(waiting.timings[0, "bee"], seconds=0.022)
+    busy = dataclasses.replace(waiting, timings={**waiting.timings, (0, "bee"): late})
+    assert 0 < Timeline(two_agents(), [busy]).account(busy).overlapping <= 0.003  # as far as clocks can be aligned
+
+
 def test_an_agents_row_is_tiled_and_never_overlaps(trace: dict[str, Any]) -> None:
     names = {e["pid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"}
     assert sorted(names.values()) == ["ant", "bee", "orchestrator"]

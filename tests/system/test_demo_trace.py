@@ -24,6 +24,10 @@ def test_the_trace_of_a_small_network(stage: Stage, photograph: Path, tmp_path: 
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     assert set(names.values()) == {"orchestrator", "agent-1", "agent-2", "agent-3"}
 
+    about = trace["otherData"]
+    assert report["accounted"] == {name: about[name] for name in ("requests", "covered", "overlap")}
+    assert 0 < about["overlap"] < 1
+
     requests = [e["args"] for e in events if e.get("cat") == "latency" and e["ph"] == "b"]
     assert len(requests) + trace["otherData"]["requests_left_out_for_lost_timings"] == 3
     assert requests
