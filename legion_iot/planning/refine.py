@@ -1,8 +1,8 @@
 """Small changes to a plan, kept where the estimate says that they help.
 
 Two blocks are merged, a cut is moved by a unit, a few rows are handed from one device to its neighbour, the tail is
-given to another device, a block's tiles are computed in parts (`borders`). Sweeps over all blocks are repeated until
-nothing helps, or enough has been tried.
+given to another device. Sweeps over all blocks are repeated until nothing helps, or enough has been tried; then tiles
+may be computed in parts (`borders`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Interval, Region
-from legion_iot.planning.borders import divisions
+from legion_iot.planning.borders import border_first
 from legion_iot.planning.memory import fits
 from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.ranking import Ranking
@@ -34,10 +34,9 @@ def refined(ranking: Ranking, plan: Plan) -> Plan:
     while sweep.best is not before:
         before = sweep.best
         sweep.over(_with_other_tail)
-        sweep.over(divisions)
         sweep.over(_merged, _recut)
         sweep.over(_handed_over)
-    return sweep.best
+    return border_first(ranking, sweep.best)
 
 
 class _Sweep:

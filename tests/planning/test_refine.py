@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from legion_iot.planning.memory import fits, plan_memory_bytes
-from legion_iot.planning.plan import Block, Plan, Tile, check
-from legion_iot.planning.problem import Link
+from legion_iot.planning.plan import Block, Plan, check
 from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.refine import refined
 from legion_iot.planning.strips import map_height, strip_tiles, strips
@@ -50,15 +49,3 @@ def test_a_plan_that_fits_still_fits(seed: int) -> None:
     limited = case(network, speeds, memory=dict(plan_memory_bytes(network, plan)))
     better = refined(Ranking(limited.problem, limited.costs), plan)
     assert fits(network, better, limited.problem.group)
-
-
-def test_rows_that_others_wait_for_are_computed_first() -> None:
-    """Two devices, slow links, and much to compute: the seam's rows travel while the rest is computed."""
-    network = NETWORKS["chain"]
-    given_case = case(network, {"ant": 1e5, "bee": 1e5}, lambda name: Link(1e-3, 1e5, 1e5), overhead=0)
-    halves = [strips(map_height(network, k), {"ant": 1.0, "bee": 1.0}) for k in range(4)]
-    plan = Plan("halves", tuple(Block(k, k, strip_tiles(network, k, halves[k])) for k in range(4)), "ant")
-    better = refined(Ranking(given_case.problem, given_case.costs), plan)
-    parted = [tile for block in better.blocks for tile in block.tiles if isinstance(tile, Tile) and tile.parts]
-    assert parted
-    assert given_case.seconds(better) < given_case.seconds(plan)
