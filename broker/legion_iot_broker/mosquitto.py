@@ -78,7 +78,8 @@ def mosquitto_processes(config: Path) -> list[int]:
 class MosquittoProcess:
     """One Mosquitto, alive inside `with`; `users` are clear passwords by name, `acl` is the text of an ACL file.
 
-    Anonymous clients are accepted on loopback only, unless `anonymous` says so (an isolated network of a lab).
+    With `certificate`, files of a certificate and its key in PEM, it speaks TLS and nothing else. Anonymous clients
+    are accepted on loopback only, unless `anonymous` says so (an isolated network of a lab).
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class MosquittoProcess:
         acl: str | None = None,
         limits: BrokerLimits = DEFAULT_LIMITS,
         anonymous: bool | None = None,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
         found = binary or find_mosquitto()
         if found is None:
@@ -104,13 +106,14 @@ class MosquittoProcess:
         self._users = users
         self._acl = acl
         self._limits = limits
+        self._certificate = certificate
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> BrokerAddress:
         """Where it listens; the port is known after the start."""
-        return BrokerAddress(self._host, self._port)
+        return BrokerAddress(self._host, self._port, tls=self._certificate is not None)
 
     @property
     def pid(self) -> int:
@@ -195,6 +198,12 @@ class MosquittoProcess:
         if self._acl is not None:
             files["acl"] = self._acl
             access.append(f"acl_file {directory / 'acl'}")
+        if self._certificate is not None:
+            for name, option, path in zip(
+                ("certificate", "key"), ("certfile", "keyfile"), self._certificate, strict=True
+            ):
+                files[name] = path.read_text(encoding="ascii")
+                access.append(f"{option} {directory / name}")
         template = resources.files("legion_iot_broker").joinpath("mosquitto.conf.template").read_text(encoding="utf-8")
         files["mosquitto.conf"] = Template(template).substitute(
             port=port,

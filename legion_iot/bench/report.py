@@ -22,6 +22,10 @@ class Check:
         return cls(name, round(value, 4), unit, f"<= {limit:g}", value <= limit)
 
     @classmethod
+    def at_least(cls, name: str, value: float, unit: str, limit: float) -> Check:
+        return cls(name, round(value, 4), unit, f">= {limit:g}", value >= limit)
+
+    @classmethod
     def within(cls, name: str, value: float, unit: str, low: float, high: float) -> Check:
         return cls(name, round(value, 4), unit, f"{low:g} to {high:g}", low <= value <= high)
 

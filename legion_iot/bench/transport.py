@@ -6,6 +6,8 @@
 - CPU at the agent: user and system time of the whole process for encoding and sending, and for receiving and decoding,
   per gigabyte, beside a plain memory copy of the same bytes; the largest part is named.
 
+- Shaped links, where this is root: see `transport_links`.
+
 All ways take turns within a round; ratios are taken round by round, since what else the machine does then slows all.
 """
 
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from legion_iot.bench import transport_links
 from legion_iot.bench.report import BenchReport, Check
 from legion_iot.bench.transport_ends import (
     ANSWER,
@@ -35,6 +38,7 @@ from legion_iot.bench.transport_ends import (
     payload_bytes,
 )
 from legion_iot.bench.transport_peer import Child, Spent, child, peer, relay, spent
+from legion_iot.bench.transport_tls import certificate, openssl_installed
 from legion_iot.bench.transport_tools import ToolEnd, tools_installed
 from legion_iot.errors import BrokerError
 from legion_iot.interruption import uninterrupted
@@ -49,8 +53,9 @@ BURST = 32  # payloads
 LEAST_ROUNDS = 5
 CPU_ROUNDS = {True: 4, False: 10}
 CPU_MAPS = 8
-SECONDS = {True: {1: 3.0, 2: 3.0, 3: 4.0, 4: 18.0}, False: {1: 10.0, 2: 10.0, 3: 15.0, 4: 60.0}}
+SECONDS = {True: {1: 2.0, 2: 2.0, 3: 3.0, 4: 10.0}, False: {1: 10.0, 2: 10.0, 3: 15.0, 4: 60.0}}
 RELAY, OURS, BARE = "TCP relay", "legion", "bare"
+OVER_TLS = "mosq. TLS"
 
 Progress = Callable[[str, float | None], None]
 
@@ -98,11 +103,17 @@ def run(quick: bool, progress: Progress) -> BenchReport:
             progress(f"sending payloads of {name}", None)
             _take_turns(ways, index, SECONDS[quick][index])
         progress("CPU of the agent", None)
-        ours = [way for way in ways if way.kind == OURS]
+        ours = [way for way in ways if way.kind == OURS and way.broker != OVER_TLS]
         costs = _costs(ours[-1], other, CPU_ROUNDS[quick])
     rows = [_row(way, index, ways[0]) for index in NAMES for way in ways]
-    setting = {"brokers": ", ".join(brokers), "mosquitto_pub": "yes" if tools_installed() else "not installed"}
-    return BenchReport("transport", setting, [*rows, *costs], _checks(ways))
+    links, checks = ([], []) if (reason := transport_links.missing()) else transport_links.run(quick, progress)
+    setting = {
+        "shaped links": reason or "yes",
+        "brokers": ", ".join(brokers),
+        "mosquitto_pub": "yes" if tools_installed() else "not installed",
+        "TLS": "mosquitto (the embedded broker has none)" if OVER_TLS in brokers else "no openssl or no mosquitto",
+    }
+    return BenchReport("transport", setting, [*rows, *costs, *links], [*_checks(ways), *checks])
 
 
 def lines(report: BenchReport) -> Iterator[str]:
@@ -124,6 +135,9 @@ def lines(report: BenchReport) -> Iterator[str]:
                 f"largest: {row['largest']}"
             )
             yield f"  ({parts})"
+    for row in report.rows:
+        if "mbit" in row:
+            yield from transport_links.lines(row)
 
 
 @contextlib.contextmanager
@@ -141,20 +155,24 @@ def _brokers() -> Iterator[dict[str, BrokerAddress]]:
         found = {"embedded": BrokerAddress.parse(f"mqtt://{said.split()[-1]}")}
         if find_mosquitto() is not None:
             found["mosquitto"] = stack.enter_context(MosquittoProcess()).address
+            if openssl_installed():
+                pair = stack.enter_context(certificate())
+                found[OVER_TLS] = stack.enter_context(MosquittoProcess(certificate=pair)).address
         yield found
 
 
 def _ways(brokers: dict[str, BrokerAddress], stack: contextlib.ExitStack) -> tuple[Child, list[_Way]]:
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-    other = stack.enter_context(child(peer, listener, brokers))
-    port = stack.enter_context(child(relay, listener.getsockname()[1])).first
+    other = stack.enter_context(child(peer, listener, brokers, (OurEnd, BareEnd, PlainEnd)))
+    port = stack.enter_context(child(relay, "127.0.0.1", listener.getsockname())).first
     tcp = stack.enter_context(contextlib.closing(TcpEnd(socket.create_connection(("127.0.0.1", port)))))
     ways = [_Way(RELAY, "", 0, tcp)]
     for name, address in brokers.items():
         ours = stack.enter_context(contextlib.closing(OurEnd(address, "a", "b")))
         bare = stack.enter_context(contextlib.closing(BareEnd(address, "a", "b")))
-        plain = stack.enter_context(contextlib.closing(PlainEnd(address, "a", "b")))
-        ends: list[tuple[str, End]] = [(BARE, bare), ("plain paho", plain)]
+        ends: list[tuple[str, End]] = [(BARE, bare)]
+        if name != OVER_TLS:
+            ends.append(("plain paho", stack.enter_context(contextlib.closing(PlainEnd(address, "a", "b")))))
         if name == "mosquitto" and tools_installed():
             ends.append(("mosquitto_pub", stack.enter_context(contextlib.closing(ToolEnd(address)))))
         ways.append(_Way(OURS, name, 0, ours))
@@ -196,23 +214,19 @@ def _ratio(values: list[float], others: list[float]) -> float:
 def _checks(ways: list[_Way]) -> list[Check]:
     tcp, by_name = ways[0], {(way.kind, way.broker, way.qos): way for way in ways}
     checks = []
-    for broker in dict.fromkeys(way.broker for way in ways if way.kind == OURS):
+    for broker in dict.fromkeys(way.broker for way in ways if way.kind == OURS and way.broker != OVER_TLS):
         ours, plain = by_name[OURS, broker, 0], by_name["plain paho", broker, 1]
         relayed, paho = (_ratio(ours.goodput[LARGEST], other.goodput[LARGEST]) for other in (tcp, plain))
         zero, one = (by_name[BARE, broker, qos].round_trip[FRAGMENT] for qos in (0, 1))
         checks += [
-            _at_least(f"{broker}: 13 MB, goodput / plain paho", paho, "×", 3.0),
-            _at_least(f"{broker}: 13 MB, goodput / TCP relay", relayed, "×", 0.6),
+            Check.at_least(f"{broker}: 13 MB, goodput / plain paho", paho, "×", 3.0),
+            Check.at_least(f"{broker}: 13 MB, goodput / TCP relay", relayed, "×", 0.6),
             Check.at_most(f"{broker}: 64 KB, round trip QoS 1 / QoS 0", _ratio(one, zero), "×", 2.0),
             Check.at_most(
                 f"{broker}: 64 KB, round trip legion / QoS 0", _ratio(ours.round_trip[FRAGMENT], zero), "×", 2.0
             ),
         ]
     return checks
-
-
-def _at_least(name: str, value: float, unit: str, limit: float) -> Check:
-    return Check(name, round(value, 4), unit, f">= {limit:g}", value >= limit)
 
 
 # --- CPU ---

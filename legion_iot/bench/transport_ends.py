@@ -99,12 +99,12 @@ class OurEnd:
             for step, region in enumerate(REGIONS)
         ]
         will = Will(topics.agent(name, "state"), b"gone", retain=False)
-        self._links = ConnectionPair(address, f"bench-{name}", will, lambda reason: None, topics, name)
-        self._links.open([])
+        self.links = ConnectionPair(address, f"bench-{name}", will, lambda reason: None, topics, name)
+        self.links.open([])
 
     def send(self, index: int, wish: Wish, qos: int) -> None:
         """See `End.send`; delivery is at QoS 0, with acknowledgements of its own."""
-        self._links.send([self._outgoing(index, wish, qos)])
+        self.links.send([self._outgoing(index, wish, qos)])
 
     def _outgoing(self, index: int, wish: Wish, qos: int) -> Outgoing:
         self._number += 1
@@ -114,7 +114,7 @@ class OurEnd:
 
     def receive(self, timeout: float) -> Arrived | None:
         """See `End.receive`."""
-        while (event := self._links.next(timeout)) is not None:
+        while (event := self.links.next(timeout)) is not None:
             if isinstance(event, FragmentsArrived) and (arrived := self._take(event)) is not None:
                 return arrived
         return None
@@ -131,7 +131,7 @@ class OurEnd:
 
     def close(self) -> None:
         """See `End.close`."""
-        self._links.close()
+        self.links.close()
 
 
 class BareEnd(OurEnd):
@@ -148,7 +148,7 @@ class BareEnd(OurEnd):
         for piece in fragments(whole.header, whole.values, whole.origin):
             number = next(self._parcels)
             parcel = Parcel(0, number, number, 0, False, (piece.header,))
-            self._links.data.publish(self._topic, pack_parcel(parcel, (piece.body,)), qos=qos)
+            self.links.data.publish(self._topic, pack_parcel(parcel, (piece.body,)), qos=qos)
 
 
 class PlainEnd:
@@ -189,6 +189,9 @@ class PlainEnd:
         """See `End.close`."""
         self._client.disconnect()
         self._client.loop_stop()
+
+
+MqttEnd: TypeAlias = OurEnd | PlainEnd
 
 
 class TcpEnd:

@@ -10,12 +10,12 @@ import multiprocessing
 import resource
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from legion_iot.bench.transport_ends import ANSWER, BareEnd, End, OurEnd, PlainEnd, TcpEnd
+from legion_iot.bench.transport_ends import ANSWER, End, MqttEnd, OurEnd, PlainEnd, TcpEnd
 from legion_iot.errors import BrokerError
 from legion_iot.transport.connection import BrokerAddress
 
@@ -69,12 +69,12 @@ def _hear(pipe: Connection) -> Any:
     raise BrokerError("a process of the bench does not answer; run the bench again")
 
 
-def relay(pipe: Connection, port: int) -> None:
-    """Pass on bytes between one client, on the port it says, and `port`, both ways."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def relay(pipe: Connection, host: str, target: tuple[str, int]) -> None:
+    """Pass on bytes between one client, who comes to `host` on the port it says, and `target`, both ways."""
+    with socket.create_server((host, 0)) as listener:
         pipe.send(listener.getsockname()[1])
         near, _ = listener.accept()
-    far = socket.create_connection(("127.0.0.1", port))
+    far = socket.create_connection(target)
     for source, sink in ((near, far), (far, near)):
         source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
@@ -89,13 +89,19 @@ def _pass_on(source: socket.socket, sink: socket.socket) -> None:
             sink.sendall(buffer[:size])
 
 
-def peer(pipe: Connection, listener: socket.socket, brokers: dict[str, BrokerAddress]) -> None:
+def peer(
+    pipe: Connection, listener: socket.socket, brokers: dict[str, BrokerAddress], kinds: Sequence[type[MqttEnd]]
+) -> None:
     """Answer what comes on every way, each in a thread of its own; says what it spent when asked."""
-    ours = [OurEnd(address, "b", "a") for address in brokers.values()]
-    bare = [BareEnd(address, "b", "a") for address in brokers.values()]
-    plain = [PlainEnd(address, "b", "a") for address in brokers.values()]
+    ends = [
+        kind(address, "b", "a")
+        for address in brokers.values()
+        for kind in kinds
+        if kind is not PlainEnd or not address.tls
+    ]
+    ours = [end for end in ends if type(end) is OurEnd]
     stop = threading.Event()
-    for end in (*ours, *bare, *plain):
+    for end in ends:
         threading.Thread(target=_serve, args=(end, stop), daemon=True).start()
     threading.Thread(target=_serve_tcp, args=(listener, stop), daemon=True).start()
     pipe.send("ready")

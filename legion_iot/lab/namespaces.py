@@ -80,12 +80,16 @@ class Network:
         _ip("netns", "add", name)
         _ip("-n", self.hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
         _ip("-n", self.hub, "link", "set", port, "master", "br0", "up")
-        _ip("-n", name, "address", "add", f"{self._subnet}.{9 + number}/24", "dev", "eth0")
+        _ip("-n", name, "address", "add", f"{self.address_of(number)}/24", "dev", "eth0")
         _ip("-n", name, "link", "set", "lo", "up")
         _ip("-n", name, "link", "set", "eth0", "up")
         self._shape(name, "eth0", link.up_mbit, link)
         self._shape(self.hub, port, link.down_mbit, link)
         return name
+
+    def address_of(self, number: int) -> str:
+        """The address of the device that was added as that number, from 1 on."""
+        return f"{self._subnet}.{9 + number}"
 
     def _shape(self, namespace: str, interface: str, mbit: float | None, link: Link) -> None:
         parent = ["root", "handle", "1:"]
@@ -101,12 +105,19 @@ class Network:
     @contextlib.contextmanager
     def at_hub(self) -> Iterator[None]:
         """Have this thread, and what it starts, in the hub's network inside `with`."""
-        with Path("/proc/thread-self/ns/net").open("rb") as before, (_NAMED / self.hub).open("rb") as hub:
-            _enter(hub)
-            try:
-                yield
-            finally:
-                _enter(before)
+        with within(self.hub):
+            yield
+
+
+@contextlib.contextmanager
+def within(namespace: str) -> Iterator[None]:
+    """Have this thread, and what it starts, in that namespace's network inside `with`."""
+    with Path("/proc/thread-self/ns/net").open("rb") as before, (_NAMED / namespace).open("rb") as wanted:
+        _enter(wanted)
+        try:
+            yield
+        finally:
+            _enter(before)
 
 
 def _enter(namespace: IO[bytes]) -> None:

@@ -96,7 +96,7 @@ class FragmentLink:
         for region in sorted(regions, key=lambda region: region.size):
             held_back = waiting.setdefault(region.target, [])
             for piece in fragments(region.header, region.values, region.origin):
-                if size > delivery.SMALL:
+                if size > delivery.LEAST_PARCEL:
                     # What is large sets off while the rest is encoded; the last fragment stays, to ask for a receipt.
                     for target, pieces in waiting.items():
                         self._step(delivery.Offer(target, pieces[:-1], more=True))

@@ -39,10 +39,11 @@ from legion_iot.wire.messages import Parcel, Receipt
 from legion_iot.wire.tensors import Piece
 
 LEAST_CREDIT, FIRST_CREDIT, MOST_CREDIT = 1 << 20, 4 << 20, 16 << 20  # bytes under way to one receiver
-CREDIT_SECONDS = 0.1
+CREDIT_SECONDS = 0.15
 CREDIT_PARCELS = 64
-SMALL = 32 << 10  # bytes; fragments up to this size overtake larger ones and share parcels
-PARCEL_BYTES, PARCEL_FRAGMENTS = 64 << 10, 16  # of small fragments in one parcel
+LEAST_PARCEL, MOST_PARCEL = 32 << 10, 64 << 10  # bytes that several fragments in one parcel may have
+PARCEL_SECONDS = 0.002
+PARCEL_FRAGMENTS = 16
 ANSWERS = 4  # receipts asked for while the credit in bytes or parcels is used up once
 LEAST_SAMPLE = 512 << 10  # bytes delivered from which a rate is believed
 FIRST_TIMEOUT, LEAST_TIMEOUT, MOST_TIMEOUT = 3.0, 0.5, 5.0  # seconds
@@ -164,6 +165,13 @@ class _Outgoing:
         return int(min(MOST_CREDIT, max(LEAST_CREDIT, self.rate * CREDIT_SECONDS)))
 
     @property
+    def parcel_bytes(self) -> int:
+        """Bytes that fragments in one parcel may have: as with maps, a broker forwards it when it has all of it."""
+        if not self.rate:
+            return MOST_PARCEL
+        return int(min(MOST_PARCEL, max(LEAST_PARCEL, self.rate * PARCEL_SECONDS)))
+
+    @property
     def floor(self) -> int:
         return next(iter(self.under_way), self.next_number)
 
@@ -202,7 +210,7 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
         case Offer(target=target, pieces=pieces, more=more):
             outgoing = state.outgoing.setdefault(target, _Outgoing())
             for piece in pieces:
-                (outgoing.small if len(piece.body) <= SMALL else outgoing.large).append(piece)
+                (outgoing.small if piece.small else outgoing.large).append(piece)
             return _send(state, target, now, more)
         case ParcelArrived(sender=sender, parcel=parcel):
             return _parcel(state, sender, parcel, now)
@@ -248,21 +256,19 @@ def _take(outgoing: _Outgoing) -> tuple[Piece, ...]:
     """The fragments of the next parcel, none where nothing waits or has credit."""
     if outgoing.next_number - outgoing.floor >= CREDIT_PARCELS:
         return ()
-    if outgoing.small:
-        pieces = [outgoing.small.popleft()]
-        size = len(pieces[0].body)
-        while (
-            outgoing.small
-            and len(pieces) < PARCEL_FRAGMENTS
-            and (size := size + len(outgoing.small[0].body)) <= PARCEL_BYTES
-        ):
-            pieces.append(outgoing.small.popleft())
-        return tuple(pieces)
-    if not outgoing.large:
+    waiting = outgoing.small or outgoing.large
+    if not waiting:
         return ()
-    size = len(outgoing.large[0].body)
-    fits = outgoing.bytes_under_way + size <= outgoing.credit and len(outgoing.under_way) < CREDIT_PARCELS // 2
-    return (outgoing.large.popleft(),) if fits or not outgoing.under_way else ()
+    # The last one may exceed the credit: on a slow link that is two or three fragments, and a broker needs three to
+    # keep both links busy.
+    fits = outgoing.bytes_under_way < outgoing.credit and len(outgoing.under_way) < CREDIT_PARCELS // 2
+    if waiting is outgoing.large and not fits:
+        return ()
+    pieces = [waiting.popleft()]
+    left = outgoing.parcel_bytes - len(pieces[0].body)
+    while waiting and len(pieces) < PARCEL_FRAGMENTS and (left := left - len(waiting[0].body)) >= 0:
+        pieces.append(waiting.popleft())
+    return tuple(pieces)
 
 
 def _transmit(state: State, target: str, number: int, now: float, asks: bool, urgent: bool) -> Transmit:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from legion_iot.bench import transport
+from legion_iot.bench import transport, transport_links
 from legion_iot.bench.transport_ends import REGIONS, make_payloads, payload_bytes
 from legion_iot.bench.transport_tools import tools_installed
 from legion_iot_broker.mosquitto import find_mosquitto
@@ -15,6 +18,7 @@ def test_every_way_is_measured_in_one_run(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(transport, "SECONDS", {True: dict.fromkeys(transport.NAMES, 0.0)})
     monkeypatch.setattr(transport, "LEAST_ROUNDS", 1)
     monkeypatch.setattr(transport, "CPU_ROUNDS", {True: 1})
+    monkeypatch.setattr(transport_links, "missing", lambda: "left out")
     report = transport.run(True, lambda text, fraction: None)
     ways = {(row["way"], row["broker"], row["qos"], row["payload"]) for row in report.rows if "way" in row}
     brokers = ["embedded"] + ["mosquitto"] * (find_mosquitto() is not None)
@@ -23,6 +27,9 @@ def test_every_way_is_measured_in_one_run(monkeypatch: pytest.MonkeyPatch) -> No
         kinds = ["bare", "plain paho"] + ["mosquitto_pub"] * (broker == "mosquitto" and tools_installed())
         expected |= {("legion", broker, 0, name) for name in transport.NAMES.values()}
         expected |= {(kind, broker, qos, name) for kind in kinds for qos in (0, 1) for name in transport.NAMES.values()}
+    if transport.OVER_TLS in report.setting["brokers"]:
+        over_tls = (("legion", 0), ("bare", 0), ("bare", 1))
+        expected |= {(k, transport.OVER_TLS, q, name) for k, q in over_tls for name in transport.NAMES.values()}
     assert ways == expected
     costs = [row for row in report.rows if "what" in row]
     assert [row["what"] for row in costs] == ["encode + send", "receive + decode"]
@@ -32,6 +39,22 @@ def test_every_way_is_measured_in_one_run(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(report.checks) == 4 * len(brokers)
     assert report.ok == all(check.ok for check in report.checks)
     assert max(len(line) for line in transport.lines(report)) <= 80
+
+
+def test_a_shaped_link_is_measured_beside_a_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := transport_links.missing():
+        pytest.skip(f"shaping links {reason}")
+    monkeypatch.setattr(transport_links, "LEAST_OF_RELAY", {1000: 0.9})
+    monkeypatch.setattr(transport_links, "ROUNDS", {True: {1: 2, 3: 1, 4: 2}})
+    lab = secrets.token_hex(3)
+    monkeypatch.setattr(transport_links.secrets, "token_hex", lambda size: lab)
+    (row,), checks = transport_links.run(True, lambda text, fraction: None)
+    for title in ("1 MB", "13 MB"):
+        assert 0 < row[f"ours {title}"] < 200
+        assert 0 < row[f"relay {title}"] < 200, "MB/s on a link of 1000 Mbit/s"
+    assert len(checks) == 4
+    assert max(len(line) for line in transport_links.lines(row)) <= 80
+    assert not list(Path("/run/netns").glob(f"legion-{lab}-*"))
 
 
 def test_payloads_have_the_sizes_they_are_named_by() -> None:

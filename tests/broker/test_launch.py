@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from legion_iot.bench.transport_tls import certificate
 from legion_iot.errors import BrokerError
 from legion_iot.transport.paho import PahoConnection
 from legion_iot_broker import mosquitto as mosquitto_module
@@ -48,6 +51,19 @@ def test_it_accepts_while_it_runs_and_not_after(start_broker: Starter) -> None:
         connection.close()
     with pytest.raises(BrokerError, match="nobody listens"):
         PahoConnection(broker.address, "a", lambda _: None).open(PATIENCE)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_mosquitto_over_tls_serves_whoever_trusts_it_and_nobody_else() -> None:
+    require_mosquitto()
+    with contextlib.ExitStack() as stack:
+        with certificate() as files:
+            broker = stack.enter_context(MosquittoProcess(certificate=files))
+            connection = PahoConnection(broker.address, "a", lambda _: None)
+            connection.open(PATIENCE)
+            connection.close()
+        with pytest.raises(BrokerError, match="do not agree on TLS"):
+            PahoConnection(broker.address, "a", lambda _: None).open(PATIENCE)
 
 
 def test_auto_takes_mosquitto_where_it_exists() -> None:

@@ -20,8 +20,7 @@ from legion_iot.wire.delivery import (
     LEAST_CREDIT,
     LEAST_TIMEOUT,
     MOST_CREDIT,
-    PARCEL_BYTES,
-    SMALL,
+    MOST_PARCEL,
     Accept,
     Answer,
     GiveUp,
@@ -37,11 +36,11 @@ from legion_iot.wire.delivery import (
 from legion_iot.wire.messages import Fragment, Parcel, Receipt
 from legion_iot.wire.tensors import Piece
 
-LARGE = 400_000
+SMALL, LARGE = 32 << 10, 400_000
 
 
 def piece(number: int, size: int, request: str = "r") -> Piece:
-    return Piece(Fragment(request, 1, 1, 0, number, (0, 1, 0, size), 1, "int8"), memoryview(bytes(size)))
+    return Piece(Fragment(request, 1, 1, 0, number, (0, 1, 0, size), 1, "int8"), memoryview(bytes(size)), size <= SMALL)
 
 
 def transmitted(effects: Sequence[delivery.Effect]) -> list[Parcel]:
@@ -139,7 +138,7 @@ def test_every_fragment_comes_once_whatever_happens_to_messages(seed: int) -> No
     assert network.accepted == {name: Counter(numbers) for name, numbers in offered.items()}
     assert not network.given_up
     assert all(state.due() == float("inf") for state in network.states.values()), "somebody still waits"
-    assert network.most_bytes <= MOST_CREDIT + CREDIT_PARCELS * PARCEL_BYTES
+    assert network.most_bytes <= MOST_CREDIT + max(SIZES) + CREDIT_PARCELS * MOST_PARCEL
     assert network.most_parcels <= CREDIT_PARCELS
 
 
@@ -229,12 +228,12 @@ def test_a_link_that_comes_back_sends_at_once_what_was_under_way() -> None:
 def test_small_fragments_overtake_large_ones_and_share_a_message() -> None:
     state = State(1)
     first = transmitted(step(state, Offer("bee", [piece(number, LARGE) for number in range(20)]), 0.0))
-    assert tensors(first) == list(range(FIRST_CREDIT // LARGE))
+    assert tensors(first) == list(range(FIRST_CREDIT // LARGE + 1))
     assert step(state, Offer("bee", [piece(90, LARGE)]), 0.0) == []
     halos = transmitted(step(state, Offer("bee", [piece(100 + number, 1000) for number in range(5)]), 0.0))
     assert [tensors([parcel]) for parcel in halos] == [[100, 101, 102, 103, 104]]
     late = transmitted(step(state, ReceiptArrived("bee", Receipt(1, 0, 2)), 0.0))
-    assert tensors(late) == [10, 11]
+    assert tensors(late) == [11, 12]
 
 
 def test_what_was_overtaken_is_sent_again_before_any_timeout() -> None:
