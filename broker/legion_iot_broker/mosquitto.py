@@ -199,11 +199,9 @@ class MosquittoProcess:
             files["acl"] = self._acl
             access.append(f"acl_file {directory / 'acl'}")
         if self._certificate is not None:
-            for name, option, path in zip(
-                ("certificate", "key"), ("certfile", "keyfile"), self._certificate, strict=True
-            ):
-                files[name] = path.read_text(encoding="ascii")
-                access.append(f"{option} {directory / name}")
+            for option, path in zip(("certfile", "keyfile"), self._certificate, strict=True):
+                files[option] = path.read_text(encoding="ascii")
+                access.append(f"{option} {directory / option}")
         template = resources.files("legion_iot_broker").joinpath("mosquitto.conf.template").read_text(encoding="utf-8")
         files["mosquitto.conf"] = Template(template).substitute(
             port=port,

@@ -38,7 +38,7 @@ from legion_iot.bench.transport_ends import (
     payload_bytes,
 )
 from legion_iot.bench.transport_peer import Child, Spent, child, peer, relay, spent
-from legion_iot.bench.transport_tls import certificate, openssl_installed
+from legion_iot.bench.transport_tls import can_make_certificates, certificate
 from legion_iot.bench.transport_tools import ToolEnd, tools_installed
 from legion_iot.errors import BrokerError
 from legion_iot.interruption import uninterrupted
@@ -107,11 +107,12 @@ def run(quick: bool, progress: Progress) -> BenchReport:
         costs = _costs(ours[-1], other, CPU_ROUNDS[quick])
     rows = [_row(way, index, ways[0]) for index in NAMES for way in ways]
     links, checks = ([], []) if (reason := transport_links.missing()) else transport_links.run(quick, progress)
+    over_tls = "mosquitto (the embedded broker has none)" if OVER_TLS in brokers else "needs mosquitto and cryptography"
     setting = {
-        "shaped links": reason or "yes",
         "brokers": ", ".join(brokers),
         "mosquitto_pub": "yes" if tools_installed() else "not installed",
-        "TLS": "mosquitto (the embedded broker has none)" if OVER_TLS in brokers else "no openssl or no mosquitto",
+        "TLS": over_tls,
+        "shaped links": reason or "yes",
     }
     return BenchReport("transport", setting, [*rows, *costs, *links], [*_checks(ways), *checks])
 
@@ -155,7 +156,7 @@ def _brokers() -> Iterator[dict[str, BrokerAddress]]:
         found = {"embedded": BrokerAddress.parse(f"mqtt://{said.split()[-1]}")}
         if find_mosquitto() is not None:
             found["mosquitto"] = stack.enter_context(MosquittoProcess()).address
-            if openssl_installed():
+            if can_make_certificates():
                 pair = stack.enter_context(certificate())
                 found[OVER_TLS] = stack.enter_context(MosquittoProcess(certificate=pair)).address
         yield found

@@ -1,40 +1,38 @@
-"""A certificate for `localhost` that this process and those it starts trust, and nobody else."""
+"""A certificate for this machine's loopback that this process and those it starts trust, and nobody else."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
-from legion_iot.errors import BrokerError
-
-TIMEOUT = 60.0  # seconds
 TRUST = "SSL_CERT_FILE"  # where OpenSSL looks for what it trusts
 
 
-def openssl_installed() -> bool:
-    """Whether the program that makes certificates is on the path."""
-    return shutil.which("openssl") is not None
+def can_make_certificates() -> bool:
+    """Whether the package for that is installed."""
+    return importlib.util.find_spec("cryptography") is not None
 
 
 @contextlib.contextmanager
 def certificate() -> Iterator[tuple[Path, Path]]:
-    """The files of a certificate that signs itself, and of its key; trusted inside `with`."""
+    """The files of a broker's certificate and of its key, in PEM; trusted inside `with`."""
+    from legion_iot_broker.authority import Authority  # noqa: PLC0415 — needs cryptography
+
+    now = datetime.now(timezone.utc)
+    authority = Authority.create(now)
+    issued = authority.server(["127.0.0.1"], now)
     with tempfile.TemporaryDirectory(prefix="legion-bench-") as directory:
-        made, key = Path(directory) / "certificate.pem", Path(directory) / "key.pem"
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                   "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
-                   "-keyout", str(key), "-out", str(made)]  # fmt: skip
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise BrokerError(f"openssl made no certificate ({error}); correct its installation") from None
+        made, key, trusted = (Path(directory) / name for name in ("server.crt", "server.key", "ca.crt"))
+        made.write_bytes(issued.certificate)
+        key.write_bytes(issued.key)
+        trusted.write_bytes(authority.certificate)
         before = os.environ.get(TRUST)
-        os.environ[TRUST] = str(made)
+        os.environ[TRUST] = str(trusted)
         try:
             yield made, key
         finally:

@@ -278,12 +278,10 @@ def _transmit(state: State, target: str, number: int, now: float, asks: bool, ur
     sent.transmission, sent.at, sent.delivered = outgoing.transmissions, now, outgoing.delivered
     outgoing.unanswered_bytes += sent.size
     outgoing.unanswered_parcels += 1
-    if (
-        outgoing.unanswered_bytes * ANSWERS >= outgoing.credit
-        or outgoing.unanswered_parcels * ANSWERS >= CREDIT_PARCELS
-    ):
+    used_up = max(outgoing.unanswered_bytes / outgoing.credit, outgoing.unanswered_parcels / CREDIT_PARCELS)
+    if used_up * ANSWERS >= 1:
         asks = urgent = True
-    if asks:
+    if asks and urgent:  # a receipt that comes soon may come too late to give credit back
         outgoing.unanswered_bytes = outgoing.unanswered_parcels = 0
     if outgoing.late_at == math.inf:
         outgoing.late_at = now + outgoing.patience

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -53,7 +52,6 @@ def test_it_accepts_while_it_runs_and_not_after(start_broker: Starter) -> None:
         PahoConnection(broker.address, "a", lambda _: None).open(PATIENCE)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 def test_mosquitto_over_tls_serves_whoever_trusts_it_and_nobody_else() -> None:
     require_mosquitto()
     with contextlib.ExitStack() as stack:
@@ -62,7 +60,7 @@ def test_mosquitto_over_tls_serves_whoever_trusts_it_and_nobody_else() -> None:
             connection = PahoConnection(broker.address, "a", lambda _: None)
             connection.open(PATIENCE)
             connection.close()
-        with pytest.raises(BrokerError, match="do not agree on TLS"):
+        with pytest.raises(BrokerError, match="another authority signed"):
             PahoConnection(broker.address, "a", lambda _: None).open(PATIENCE)
 
 

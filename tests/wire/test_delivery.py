@@ -167,6 +167,21 @@ def test_halos_that_nobody_waits_to_be_acknowledged_share_a_receipt() -> None:
     assert network.messages <= 20 + 4
 
 
+@pytest.mark.parametrize("size", [1000, 64 << 10])
+def test_no_credit_waits_for_a_receipt_that_is_not_urgent(size: int) -> None:
+    """Hundreds of small offers within the time of one such receipt, one after the other, as from step to step."""
+    network = Network(1, slowest=0.0011)
+    network.start("ant")
+    network.start("bee")
+    for number in range(300):
+        network.step("ant", Offer("bee", [piece(number, size)]))
+        assert not network.states["ant"].outgoing["bee"].large, "held up"
+        assert not network.states["ant"].outgoing["bee"].small, "held up"
+        network.run(0.0002)
+    network.run(1)
+    assert network.accepted["bee"] == Counter(range(300))
+
+
 def test_a_receiver_that_starts_anew_takes_what_still_comes() -> None:
     network = Network(3, slowest=0.001)
     network.start("ant")
