@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from legion_iot.cli import plan_grid
 from legion_iot.cli.console import err, out
 from legion_iot.cli.lab import classes
 
 if TYPE_CHECKING:
-    from legion_iot.lab.report import BlockReport, DemoReport, TileReport, TurnReport
+    from legion_iot.lab.report import DemoReport
 
 
 def show(report: DemoReport, saved: Path | None) -> None:
@@ -84,82 +84,8 @@ def show_trace(report: DemoReport, path: Path) -> None:
 
 def plan_table(report: DemoReport, console: Console) -> Table:
     """Blocks down, agents across, where that fits the console; else one row for each block and agent."""
-    table = _grid(report)
-    unbounded = console.options.update(max_width=10_000)  # else the answer is cut to the console
-    return table if console.measure(table, options=unbounded).maximum <= console.width else _list(report)
-
-
-def _grid(report: DemoReport) -> Table:
-    names = [agent.name for agent in report.agents]
-    table = Table()
-    table.add_column("block", no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for title, turn in _turns(report):
-        if title:
-            table.add_row(title, end_section=True)
-        for number, block in enumerate(turn.blocks, 1):
-            tiles = {tile.agent: tile for tile in block.tiles}
-            cells = ("\n".join(_cells(tiles[name])) if name in tiles else "—" for name in names)
-            table.add_row(f"{number}\n{_units(block)}\n→ {_shape(block)}", *cells, end_section=True)
-            if block.gathered is not None:
-                table.add_row("gathered", *_only(block.gathered, names), end_section=True)
-        if turn.tail is not None:
-            table.add_row("tail", *_only(turn.tail, names), end_section=True)
-    return table
-
-
-def _only(tile: TileReport, names: Sequence[str]) -> Iterator[str]:
-    """The row of what a single agent does."""
-    return ("\n".join(_cells(tile)) if name == tile.agent else "—" for name in names)
-
-
-def _turns(report: DemoReport) -> Iterator[tuple[str, TurnReport]]:
-    """Each replica with what it is called, in two lines; nothing where there is one only."""
+    turns = []
     for number, turn in enumerate(report.turns, 1):
         count = f"{turn.requests} request{'s' * (turn.requests != 1)}"
-        yield f"replica {number}\n{count}" if len(report.turns) > 1 else "", turn
-
-
-def _list(report: DemoReport) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("BLOCK", "OUTPUT", "AGENT"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("ROWS", "COMPUTED", "SENT"):
-        table.add_column(heading, no_wrap=True, justify="right")
-    for title, turn in _turns(report):
-        if title:
-            table.add_row(*title.split("\n"))
-        for number, block in enumerate(turn.blocks, 1):
-            heading, shape = f"{number}: {_units(block)}", _shape(block)
-            for tile in block.tiles:
-                table.add_row(heading, shape, tile.agent, *_cells(tile))
-                heading = shape = ""
-            if block.gathered is not None:
-                table.add_row("gathered", "", block.gathered.agent, *_cells(block.gathered))
-        if turn.tail is not None:
-            table.add_row("tail", "", turn.tail.agent, *_cells(turn.tail))
-    return table
-
-
-def _units(block: BlockReport) -> str:
-    first, last = block.units
-    return f"unit {first}" if first == last else f"units {first}–{last}"
-
-
-def _shape(block: BlockReport) -> str:
-    return "×".join(str(size) for size in block.output_shape[1:])
-
-
-def _cells(tile: TileReport) -> tuple[str, str, str]:
-    first, end = tile.rows
-    rows = "whole" if end <= first else f"row {first}" if end == first + 1 else f"rows {first}–{end - 1}"
-    if tile.parts > 1:
-        rows += f" in {tile.parts} parts"
-    return rows, f"{tile.milliseconds:.1f} ms", _bytes(tile.bytes_sent)
-
-
-def _bytes(count: int) -> str:
-    if count >= 1e6:
-        return f"{count / 1e6:.1f} MB"
-    return f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count} B"
+        turns.append(((f"replica {number}", count) if len(report.turns) > 1 else None, turn))
+    return plan_grid.plan_table([agent.name for agent in report.agents], turns, console)

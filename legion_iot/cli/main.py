@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from legion_iot import __version__
-from legion_iot.cli import bench, broker, cost, demo, lab, model, orchestrator, verify, zoo
+from legion_iot.cli import bench, broker, cost, demo, lab, model, orchestrator, plan, verify, zoo
 from legion_iot.errors import LegionError
 from legion_iot.interruption import Interrupted, end_on_signals
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("verify")(verify.verify)
 app.command("cost")(cost.cost)
+app.command("plan")(plan.plan)
 app.add_typer(model.app, name="model")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(orchestrator.app, name="orchestrator")

@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 class TileReport:
     """One tile as it was run: medians over the requests, of all its parts together.
 
-    `rows` are those of the block's output.
+    `rows` are those of the block's output, and `columns`, where it has not all of them.
     """
 
     agent: str
@@ -34,6 +34,7 @@ class TileReport:
     milliseconds: float
     bytes_sent: int
     parts: int = 1
+    columns: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

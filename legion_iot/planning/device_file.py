@@ -29,13 +29,9 @@ from typing import Any
 
 from legion_iot.errors import InputError
 from legion_iot.model.arithmetic import ARITHMETIC_CLASSES
-from legion_iot.model.blocks import Network
-from legion_iot.model.geometry import Region
 from legion_iot.planning.boards import LEAST_SPEED, MOST_SPEED, Speeds
-from legion_iot.planning.layers import Layer, NetworkLayers
 from legion_iot.planning.problem import Device, Group, Link
 from legion_iot.planning.routing import ORCHESTRATOR
-from legion_iot.planning.tile_rows import TileRows
 from legion_iot.toml_tables import check_keys, device_tables, number, numbered, parse, text, whole
 
 MOST_DEVICES = 64
@@ -154,37 +150,3 @@ def _rate(table: Mapping[str, Any], key: str, where: str) -> float:
     if not LEAST_RATE <= bits <= MOST_RATE:
         raise InputError(f'{where}: {key} is {value!r:.60}; give a rate such as "100 mbit", from 1 kbit to 1000 gbit')
     return bits / 8
-
-
-class SpeedCosts:
-    """The `Costs` of a device file: arithmetic at the board's speeds, and each call's overhead."""
-
-    def __init__(self, network: Network, devices: DeviceFile) -> None:
-        self._layers = NetworkLayers.of(network)
-        self._rows = TileRows(network)
-        self._boards = {device.name: device.board for device in devices.group.devices}
-        self._overheads = devices.overheads
-        self._row_seconds = {
-            board: [_seconds(layer, speeds) for layer in self._layers.units] for board, speeds in devices.speeds.items()
-        }
-        tail = self._layers.tail
-        self._tails = {board: _seconds(tail, speeds) if tail else None for board, speeds in devices.speeds.items()}
-
-    def tile_seconds(self, device: str, first: int, last: int, region: Region) -> float:
-        """See `Costs`; nothing for an empty region."""
-        if not region.area:
-            return 0.0
-        board = self._boards[device]
-        rows = self._rows.of_tile(first, last, region)
-        return self._overheads[board] + float(rows @ self._row_seconds[board][first : last + 1])
-
-    def tail_seconds(self, device: str) -> float:
-        """See `Costs`."""
-        board = self._boards[device]
-        seconds = self._tails[board]
-        return 0.0 if seconds is None else self._overheads[board] + seconds
-
-
-def _seconds(layer: Layer, speeds: Speeds) -> float:
-    """One row of a unit, or a whole tail."""
-    return sum(flops / speeds[name] for name, flops in layer.flops)

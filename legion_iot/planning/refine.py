@@ -34,7 +34,7 @@ def refined(ranking: Ranking, plan: Plan) -> Plan:
     while sweep.best is not before:
         before = sweep.best
         sweep.over(_with_other_tail)
-        sweep.over(_merged, _recut)
+        sweep.over(with_merged_blocks, with_moved_cut)
         sweep.over(_handed_over)
     return border_first(ranking, sweep.best)
 
@@ -61,13 +61,14 @@ class _Sweep:
             number += 1
 
 
-def _merged(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
+def with_merged_blocks(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
+    """A block and the next one as one, in the tiles of the next one."""
     if number + 1 < len(plan.blocks):
         block, after = plan.blocks[number : number + 2]
         yield _replaced(plan, number, 2, Block(block.first, after.last, after.tiles))
 
 
-def _recut(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
+def with_moved_cut(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
     """The cut after a block one unit earlier or later."""
     for step in (-1, 1):
         if number + 1 < len(plan.blocks):

@@ -72,7 +72,7 @@ def test_parts_gathering_and_replicas_are_shown(width: int) -> None:
     console = Console(width=width, file=io.StringIO())
     console.print(plan_table(dataclasses.replace(plain, turns=turns), console))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert text.count("in 3 parts") == 1
+    assert text.count("3 parts") == 1
     assert text.count("gathered") == 1
     assert text.count("77.0 kB") == 1
     for title in ("replica 1", "4 requests", "replica 2"):

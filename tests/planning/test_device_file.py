@@ -14,8 +14,10 @@ from legion_iot.model.arithmetic import ARITHMETIC_CLASSES, arithmetic_class, op
 from legion_iot.model.blocks import Network, divide
 from legion_iot.model.builder import GraphBuilder
 from legion_iot.model.geometry import Interval, Region
-from legion_iot.planning.device_file import SpeedCosts, parse_device_file
+from legion_iot.planning.costs import Predictor
+from legion_iot.planning.device_file import parse_device_file
 from legion_iot.planning.problem import Device, Link
+from legion_iot.planning.samples import Samples
 
 GOOD = """
 [[device]]
@@ -146,7 +148,8 @@ def _network() -> Network:
 def test_costs_are_arithmetic_over_speed_and_an_overhead_for_each_call() -> None:
     network = _network()
     speeds = {"conv": 12e9, "depthwise": 5.5e9, "dense": 5.5e9, "other": 5.5e9}
-    costs = SpeedCosts(network, parse_device_file(GOOD))
+    told = parse_device_file(GOOD)
+    costs = Predictor(network, told.group, Samples(), told.speeds, told.overheads)
     last = len(network.units) - 1
     whole = Region.whole(network.graph.tensors[network.units[last].reference])
 
