@@ -7,6 +7,7 @@ into runs of columns where one row does not. Headers, some hundred bytes each, a
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 
 from legion_iot.model.graph import NUMPY_DTYPES, Tensor
@@ -52,7 +53,7 @@ def _areas(rows: int, columns: int, element_bytes: int, most: int) -> Iterator[i
         if rest:
             yield rest * columns
         return
-    width = max(1, most // element_bytes)
+    width = math.ceil(columns / math.ceil(columns / max(1, most // element_bytes)))  # into parts alike
     whole, rest = divmod(columns, width)
     for _ in range(rows):
         yield from [width] * whole
