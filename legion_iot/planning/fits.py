@@ -24,6 +24,7 @@ OF_NOTHING = 1.0
 # itself; and by how much of itself the copying that they save may be mistaken.
 BOARD_VARIANCE, SHARED_VARIANCE, OWN_VARIANCE = 0.04**2, 0.05**2, 0.05**2
 COPY_VARIANCE = 0.5**2
+UNLIKELY = 3.0  # standard deviations
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,16 @@ class Residuals:
 
     @classmethod
     def fit(cls, measured: Blocks, ratios: Sequence[float], noises: Sequence[float]) -> Residuals:
-        """From measured blocks: their log ratios, and the standard deviations of these."""
-        inverse = np.linalg.inv(measured.covariance(measured) + np.diag(np.square(noises)))
-        return cls(measured, inverse @ np.asarray(ratios), inverse)
+        """From measured blocks: their log ratios, and the standard deviations of these.
+
+        A ratio that all others leave unlikely (equation 5.12 there) was disturbed, and weighs less by as much as that.
+        """
+        covariance, values = measured.covariance(measured) + np.diag(np.square(noises)), np.asarray(ratios)
+        inverse = np.linalg.inv(covariance)
+        expected = 1.0 / np.diag(inverse)  # variance of each, were it left out
+        off = (inverse @ values) * expected
+        inverse = np.linalg.inv(covariance + np.diag(np.maximum(0.0, (off / UNLIKELY) ** 2 - expected)))
+        return cls(measured, inverse @ values, inverse)
 
     def predict(self, blocks: Blocks) -> tuple[Array, Array]:
         """Expected log ratio and its standard deviation, by block."""

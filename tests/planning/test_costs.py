@@ -216,6 +216,16 @@ def test_a_measured_block_corrects_itself_and_its_like() -> None:
     assert after.tile_seconds("bee", 6, 12, region) == predictor.tile_seconds("bee", 6, 12, region)
 
 
+def test_one_disturbed_block_does_not_spoil_the_others() -> None:
+    network, law, draw = divide(PUBLISHED["vgg16"](0)), a_law(8), random.Random(8)
+    predictor = Predictor(network, GROUP, unit_samples(network, law))
+    (region,) = regions(network, 12, draw, 1)
+    before = predictor.tile_estimate("ant", 7, 12, region)
+    disturbed = Reading(3 * predictor.tile_seconds("ant", 8, 12, region), 0.0)
+    after = predictor.with_readings({TileRun("ant", 8, 12, region): disturbed}).tile_estimate("ant", 7, 12, region)
+    assert before.seconds < after.seconds < 1.15 * before.seconds
+
+
 def test_a_reading_outlives_its_network() -> None:
     """What VGG-16 measured is all that VGG-19 needs, its tail included."""
     sixteen, nineteen, law = divide(PUBLISHED["vgg16"](0)), divide(PUBLISHED["vgg19"](0)), a_law(4)
