@@ -122,13 +122,14 @@ Effect = Transmit | Answer | Accept | GiveUp
 
 @dataclass(slots=True)
 class _Sent:
-    """A parcel under way: its last transmission's number, time, and what had been delivered by then."""
+    """A parcel under way: its last transmission's number, time, what had been delivered by then, and what it asked."""
 
     pieces: tuple[Piece, ...]
     size: int
     transmission: int = 0
     at: float = 0.0
     delivered: int = 0
+    urgent: bool = False
 
 
 @dataclass(slots=True)
@@ -286,8 +287,8 @@ def _transmit(state: State, target: str, number: int, now: float, asks: bool, ur
     if outgoing.late_at == math.inf:
         outgoing.late_at = now + outgoing.patience
     headers = tuple(piece.header for piece in sent.pieces)
-    answer = sent.transmission if asks else 0
-    parcel = Parcel(state.stream, number, outgoing.floor, answer, asks and urgent, headers)
+    answer, sent.urgent = sent.transmission if asks else 0, asks and urgent
+    parcel = Parcel(state.stream, number, outgoing.floor, answer, sent.urgent, headers)
     return Transmit(target, parcel, tuple(piece.body for piece in sent.pieces))
 
 
@@ -305,6 +306,8 @@ def _receipt(state: State, sender: str, receipt: Receipt, now: float) -> list[Ef
         return []  # for the participant of that name before it started anew
     if not 0 <= receipt.below <= outgoing.next_number:
         raise ProtocolError(f"receipt of {sender} for parcel {receipt.below}, which was never sent")
+    if receipt.answer > outgoing.transmissions:
+        raise ProtocolError(f"receipt of {sender} for transmission {receipt.answer}, which was never made")
     beyond = set(receipt.beyond)
     arrived = [number for number in outgoing.under_way if number < receipt.below or number in beyond]
     gone = [outgoing.under_way.pop(number) for number in arrived]
@@ -313,7 +316,9 @@ def _receipt(state: State, sender: str, receipt: Receipt, now: float) -> list[Ef
     outgoing.delivered += size
     for each in gone:
         if each.transmission == receipt.answer:
-            _learn(outgoing, now - each.at, outgoing.delivered - each.delivered)
+            _learn(outgoing, now - each.at)
+            if each.urgent:  # any other receipt has waited
+                _learn_rate(outgoing, now - each.at, outgoing.delivered - each.delivered)
     if arrived:
         outgoing.timeouts = 0
         outgoing.heard_at = now
@@ -322,11 +327,15 @@ def _receipt(state: State, sender: str, receipt: Receipt, now: float) -> list[Ef
     return [*_resend(state, sender, lost, now), *_send(state, sender, now)]
 
 
-def _learn(outgoing: _Outgoing, measured: float, delivered: int) -> None:
-    """Take in how long a receipt took (RFC 6298, section 2), and the bytes that were delivered in that time."""
-    if delivered >= LEAST_SAMPLE and measured > 0:
-        rate = delivered / measured
+def _learn_rate(outgoing: _Outgoing, seconds: float, delivered: int) -> None:
+    """Take in how many bytes were delivered between a transmission and its receipt."""
+    if delivered >= LEAST_SAMPLE and seconds > 0:
+        rate = delivered / seconds
         outgoing.rate += (rate - outgoing.rate) / 4 if outgoing.rate else rate
+
+
+def _learn(outgoing: _Outgoing, measured: float) -> None:
+    """Take in how long a receipt took (RFC 6298, section 2)."""
     if not outgoing.round_trip:
         outgoing.round_trip, outgoing.deviation = measured, measured / 2
     else:

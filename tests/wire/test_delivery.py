@@ -39,8 +39,10 @@ from legion_iot.wire.tensors import Piece
 SMALL, LARGE = 32 << 10, 400_000
 
 
-def piece(number: int, size: int, request: str = "r") -> Piece:
-    return Piece(Fragment(request, 1, 1, 0, number, (0, 1, 0, size), 1, "int8"), memoryview(bytes(size)), size <= SMALL)
+def piece(number: int, size: int, request: str = "r", whole: bool = True) -> Piece:
+    return Piece(
+        Fragment(request, 1, 1, 0, number, (0, 1, 0, size), 1, "int8"), memoryview(bytes(size)), whole and size <= SMALL
+    )
 
 
 def transmitted(effects: Sequence[delivery.Effect]) -> list[Parcel]:
@@ -286,6 +288,20 @@ def test_credit_follows_what_the_receiver_takes(megabytes_per_second: float) -> 
     assert idle < 0.05 * now
 
 
+def test_a_receipt_that_waited_says_nothing_about_the_rate() -> None:
+    """Maps of 1 MB, one at a time, over a link of 1 GB/s: the last receipt of each comes 50 ms later."""
+    state, now = State(1), 0.0
+    for _ in range(20):
+        parcels = transmitted(step(state, Offer("bee", [piece(0, 64 << 10, whole=False) for _ in range(15)]), now))
+        for parcel in parcels:
+            now += 65e-6
+            if parcel.urgent:
+                step(state, ReceiptArrived("bee", Receipt(1, parcel.answer, parcel.number + 1)), now)
+        step(state, ReceiptArrived("bee", Receipt(1, parcels[-1].answer, parcels[-1].number + 1)), now + delivery.SOON)
+        now += delivery.SOON
+        assert state.outgoing["bee"].rate == 0 or state.outgoing["bee"].rate > 3e8
+
+
 def test_patience_follows_round_trips() -> None:
     state, now = State(1), 0.0
     for number in range(40):
@@ -315,9 +331,9 @@ def test_parcels_that_cannot_be_change_nothing(parcel: Parcel) -> None:
 def test_receipts_that_cannot_be_change_nothing() -> None:
     state = State(1)
     step(state, Offer("bee", [piece(0, 10)]), 0.0)
-    for below in (-1, 2, 2**60):
+    for answer, below in ((1, -1), (1, 2), (1, 2**60), (2, 1), (2**60, 0)):
         with pytest.raises(ProtocolError):
-            step(state, ReceiptArrived("bee", Receipt(1, 1, below)), 0.0)
+            step(state, ReceiptArrived("bee", Receipt(1, answer, below)), 0.0)
     assert step(state, ReceiptArrived("bee", Receipt(2, 1, 1)), 0.0) == []  # of another stream
     assert step(state, ReceiptArrived("cat", Receipt(1, 1, 1)), 0.0) == []  # who was sent nothing
     assert len(state.outgoing["bee"].under_way) == 1
