@@ -82,8 +82,8 @@ def _ascend(prices: _Prices, weights: Floats, best: float) -> float:
             fruitless += 1
         gain = seconds - value
         spread = float(weights @ gain**2)
-        if spread <= 0 or aim < LAST_AIM:
-            break  # all resources that count are busy for equally long: nothing is better
+        if spread <= 0 or aim < LAST_AIM:  # with no spread, all that count are busy for equally long: this is the best
+            break
         if fruitless == PATIENCE:
             weights, aim, fruitless = best_weights, aim / 2, 0
             continue
@@ -209,6 +209,7 @@ class _Prices:
         counts = np.array([kind.count for kind in kinds])
         self._group, self._kinds, self._trunk, self._count = group, kinds, trunk, len(kinds)
         self._seconds = trunk.seconds / counts[:, None, None]
+        self._by_end = np.ascontiguousarray(self._seconds.transpose(2, 1, 0))  # last unit, first unit, kind
         self._up = np.array([kind.link.up for kind in kinds]) * counts
         self._down = np.array([kind.link.down for kind in kinds]) * counts
         tail_follows = objective == "latency" and bool(network.tail) and trunk.precedes_tail
@@ -284,18 +285,19 @@ class _Prices:
         through = (weights[-2] + weights[-1]) / self._group.broker
         leave = weights[count : 2 * count] / self._up + through
         arrive = weights[2 * count : 3 * count] / self._down
-        computing = weights[:count, None, None] * self._seconds
+        computing = self._by_end * weights[:count]
+        every = np.arange(count)
         owned, got = np.zeros((units + 1, count)), np.zeros((units + 1, count))
         cheapest = np.zeros((units + 1, 1))
         before = np.zeros((units + 1, count), dtype=np.int64)
         got[0] = sizes[0] * (weights[-4] / self._group.orchestrator.up + through + arrive)
         for end in range(1, units + 1):
             start = np.where(trunk.needed[:end, end - 1, None], got[:end], cheapest[:end])
-            choices = start + computing[:, :end, end - 1].T
-            before[end] = np.argmin(choices, axis=0)
-            owned[end] = np.min(choices, axis=0)
-            got[end] = np.minimum(owned[end], np.min(owned[end] + leave * sizes[end]) + arrive * sizes[end])
-            cheapest[end] = np.min(owned[end])
+            choices = start + computing[end - 1, :end]
+            before[end] = choices.argmin(axis=0)
+            owned[end] = choices[before[end], every]
+            got[end] = np.minimum(owned[end], (owned[end] + leave * sizes[end]).min() + arrive * sizes[end])
+            cheapest[end] = owned[end].min()
         return _Way(owned, got, before, leave)
 
     def _fetch(self, way: _Way, seconds: Floats, end: int, device: int) -> int:
