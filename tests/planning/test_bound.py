@@ -15,7 +15,9 @@ from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.bound import lower_bound
 from legion_iot.planning.estimate import Estimator
 from legion_iot.planning.plan import Block, Plan, Tile
-from legion_iot.planning.problem import Device, Group, Link
+from legion_iot.planning.planners import planners
+from legion_iot.planning.problem import Device, Group, Link, Objective, Problem
+from legion_iot.planning.rehearsal import Rehearsal
 from legion_iot.planning.traffic import EXACT
 from tests.model.random_networks import RandomNetwork
 from tests.planning.groups import FlopCosts, random_costs, random_group
@@ -132,6 +134,28 @@ def test_no_plan_beats_the_bound(name: str, seed: int) -> None:
 def test_no_plan_beats_the_bound_on_random_networks(seed: int) -> None:
     network = divide(RandomNetwork(seed, ("float32", "int8")[seed % 2]).graph())
     _check(network, seed, 40)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+def test_no_planner_beats_the_bound(name: str, objective: Objective) -> None:
+    network, draw = NETWORKS[name], random.Random(11)
+    group, costs = random_group(draw), random_costs(network, draw)
+    rehearsal = Rehearsal(Problem(network, group, objective), costs)
+    bound = lower_bound(network, group, costs, objective=objective)
+    found = {each: rehearsal.ranking.seconds(rehearsal.plan(planner)) for each, planner in planners.items()}
+    assert min(found.values()) >= bound * ROUNDING, found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_with_more_devices_the_bound_does_not_rise(name: str) -> None:
+    network, draw = NETWORKS[name], random.Random(7)
+    group, costs = random_group(draw), random_costs(network, draw)
+    bounds = [
+        lower_bound(network, dataclasses.replace(group, devices=group.devices[:count]), costs)
+        for count in range(1, len(group.devices) + 1)
+    ]
+    assert all(after <= before * 1.01 for before, after in itertools.pairwise(bounds))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
