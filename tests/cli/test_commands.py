@@ -41,6 +41,7 @@ def test_version(program: str) -> None:
         (("orchestrator",), ["run"]),
         (("orchestrator", "run"), ["--broker", "--agents", "--base-topic", "Example"]),
         (("broker", "run"), ["--port", "Example"]),
+        (("plan",), ["--devices", "--planner", "--objective", "--explain", "--picture", "--json", "Example"]),
     ],
 )
 def test_help(command: tuple[str, ...], words: list[str]) -> None:
