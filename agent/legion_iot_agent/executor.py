@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from legion_iot.errors import ModelError
 from legion_iot.model import tflite
@@ -21,14 +18,7 @@ from legion_iot.model.graph import Graph, Tensor
 from legion_iot.runtime.exchange import TensorForm, tensor_forms
 from legion_iot.wire.messages import AssignedStep, Assignment
 from legion_iot.wire.tensors import as_map, bounds, region_of
-from legion_iot_agent.interpreter import Interpreter
-from legion_iot_agent.throttle import Throttle
-
-Array = npt.NDArray[Any]
-Run = Callable[[Sequence[Array]], list[Array]]
-
-LEAST_RUNS = 3  # of a profile, after one that warms up
-MOST_RUNS = 30
+from legion_iot_agent.engine import Array, Engine, Run
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,16 +36,11 @@ class _LoadedStep:
 
 
 class Executor:
-    """The sub-models of one assignment, loaded; files go below `directory`.
+    """The sub-models of one assignment, loaded by the engine; files go below `directory`."""
 
-    `threads` and `xnnpack` are the interpreter's; with a `cpu_share`, computing is stretched to that many cores.
-    """
-
-    def __init__(self, directory: Path, threads: int = 1, xnnpack: bool = True, cpu_share: float | None = None) -> None:
+    def __init__(self, directory: Path, engine: Engine | None = None) -> None:
         self._directory = directory
-        self._threads = threads
-        self._xnnpack = xnnpack
-        self._throttle = None if cpu_share is None else Throttle(cpu_share, threads)
+        self._engine = engine or Engine()
         self._steps: dict[int, Callable[[Mapping[int, Array]], dict[int, Array]]] = {}
 
     def load(self, model: Path, assignment: Assignment) -> dict[int, TensorForm]:
@@ -76,21 +61,12 @@ class Executor:
             tensors = [sub.graph.tensors[i] for i in sub.graph.inputs]
             zeros = [np.zeros(tensor.shape, tensor.numpy_dtype) for tensor in tensors]
             self._steps[step.step] = _LoadedStep(
-                self._ready(path, zeros),
+                self._engine.load(path, zeros),
                 tuple(tensor for tensor, _ in sub.inputs),
                 tuple(tensor.shape for tensor in tensors),
                 tuple(tensor for tensor, _ in sub.outputs),
             ).run
         return tensor_forms(network)
-
-    def _ready(self, path: Path, inputs: Sequence[Array]) -> Run:
-        """Load a model and run it on `inputs`, since the first run allocates and packs; how to run it from now on."""
-        interpreter = Interpreter(path, self._threads, self._xnnpack)
-        interpreter.run(inputs)
-        if self._throttle is None:
-            return interpreter.run
-        work = self._throttle.learn(lambda: interpreter.run(inputs))
-        return lambda values: work.stretch(lambda: interpreter.run(values))
 
     def unload(self) -> None:
         """Free all interpreters and their files."""
@@ -108,18 +84,6 @@ class Executor:
         start = time.perf_counter()
         outputs = loaded(inputs)
         return outputs, time.perf_counter() - start
-
-    def profile(self, model: Path, seconds: float) -> tuple[float, ...]:
-        """Seconds of single runs of the whole model on seeded input, for about `seconds`, after one to warm up."""
-        graph = tflite.open_file(model)
-        inputs = seeded_inputs(graph)
-        run = self._ready(model, inputs)
-        runs: list[float] = []
-        while len(runs) < LEAST_RUNS or (sum(runs) + statistics.median(runs) < seconds and len(runs) < MOST_RUNS):
-            start = time.perf_counter()
-            run(inputs)
-            runs.append(time.perf_counter() - start)
-        return tuple(runs)
 
 
 def seeded_inputs(graph: Graph, seed: int = 0) -> list[Array]:

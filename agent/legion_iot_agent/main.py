@@ -15,6 +15,7 @@ from pathlib import Path
 
 from legion_iot import __version__
 from legion_iot.errors import LegionError, UsageError
+from legion_iot.files import state_directory
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,11 +41,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help=f"this agent's name in the group (default: the bundle's, or {_host_name()})")
     parser.add_argument("--base-topic", metavar="TOPIC", help="the group's topic (default: the bundle's, or legion)")
     parser.add_argument(
-        "--state-dir", type=Path, default=_state_directory(), metavar="DIR", help="models are kept here (%(default)s)"
+        "--state-dir",
+        type=Path,
+        default=state_directory(),
+        metavar="DIR",
+        help="models and measurements are kept here (%(default)s)",
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="compute threads (default: 1)")
     parser.add_argument(
         "--cpu-share", type=float, metavar="CORES", help="compute as slowly as with this part of a core, such as 0.2"
+    )
+    parser.add_argument(
+        "--memory-mb", type=int, metavar="MB", help="memory this device may use (default: the machine's, or its limit)"
     )
     parser.add_argument("--board", metavar="NAME", help="what this device is called in the group (default: its model)")
     parser.add_argument("--no-xnnpack", action="store_true", help="use the runtime's builtin kernels")
@@ -56,11 +64,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _host_name() -> str:
     return re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-")[:32] or "agent"
-
-
-def _state_directory() -> Path:
-    home = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(home).expanduser() / "legion-iot"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,6 +95,8 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.threads < 1:
         raise UsageError(f"--threads is {options.threads}; give 1 or more")
+    if options.memory_mb is not None and options.memory_mb < 1:
+        raise UsageError(f"--memory-mb is {options.memory_mb}; give 1 or more")
     bundle = None if options.credentials is None else check_role(read_bundle(options.credentials), "agent")
     if bundle is not None and options.name not in (None, bundle.name):
         raise UsageError(f"--name is {options.name!r}, but the bundle is {bundle.name!r}'s: leave one of the two out")
@@ -105,6 +110,7 @@ def _run(options: argparse.Namespace) -> None:
             xnnpack=not options.no_xnnpack,
             cpu_share=None if options.cpu_share is None else check_share(options.cpu_share),
             board=options.board,
+            memory_bytes=None if options.memory_mb is None else options.memory_mb * 1_000_000,
         )
     )
     signal.signal(signal.SIGTERM, lambda *_: service.stop())

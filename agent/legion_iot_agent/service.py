@@ -6,6 +6,7 @@ included; before each step that is computed, everything that has come by then is
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -19,9 +20,11 @@ from pathlib import Path
 
 from legion_iot import __version__
 from legion_iot.errors import AgentError, BrokerError, LegionError, ProtocolError
+from legion_iot.profiles import ProfileFile
 from legion_iot.runtime import agent as machine
 from legion_iot.transport.connection import BrokerAddress, Connected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Outgoing, Undelivered
+from legion_iot.transport.link import SHOT_TIMEOUT, LinkProber, Shot
 from legion_iot.transport.paho import TAKEN_OVER
 from legion_iot.transport.pair import ConnectionPair, PairEvent
 from legion_iot.wire import codec
@@ -31,14 +34,19 @@ from legion_iot.wire.messages import (
     Assignment,
     Chunk,
     Command,
+    Echo,
     Failed,
-    Profile,
+    Measured,
     Ready,
 )
 from legion_iot.wire.tensors import INBOX, region_of
 from legion_iot.wire.topics import AgentTopic, InboxTopic, Topics
+from legion_iot_agent.engine import Engine
 from legion_iot_agent.executor import Executor
 from legion_iot_agent.interpreter import runtime_info
+from legion_iot_agent.limits import memory_bytes
+from legion_iot_agent.measurements import Measurements
+from legion_iot_agent.profiler import Profiler
 from legion_iot_agent.store import ModelStore
 
 log = logging.getLogger("legion-agent")
@@ -58,6 +66,7 @@ class AgentOptions:
     xnnpack: bool = True
     cpu_share: float | None = None  # cores; None takes what the machine gives
     board: str | None = None
+    memory_bytes: int | None = None  # None takes what the machine gives
 
 
 class AgentService:
@@ -69,7 +78,8 @@ class AgentService:
         self._session = uuid.uuid4().hex
         self._runtime = runtime_info(options.xnnpack)
         self._store = ModelStore(options.state_directory / "models")
-        self._executor = Executor(options.state_directory / "plan", options.threads, options.xnnpack, options.cpu_share)
+        engine = Engine(options.threads, options.xnnpack, options.cpu_share)
+        self._executor = Executor(options.state_directory / "plan", engine)
         self._state = machine.State(options.name, set(self._store.held()))
         self._events: deque[machine.Event] = deque()
         self._taken_over = False
@@ -77,6 +87,12 @@ class AgentService:
         will = Will(self._topic("state"), codec.to_json(AgentState("offline", self._session)))
         self._links = ConnectionPair(
             options.broker, f"legion-{options.name}", will, self._on_lost, self._topics, options.name
+        )
+        self._measurements = Measurements(
+            ProfileFile(options.state_directory / "profile.json", options.broker.endpoint),
+            Profiler(options.state_directory / "part", engine.load, options.threads),
+            lambda: LinkProber(self._send_probe, time.monotonic),
+            self._tell_measured,
         )
 
     def _topic(self, kind: str) -> str:
@@ -119,7 +135,7 @@ class AgentService:
                 ticked = time.monotonic()
                 self._events.append(machine.Tick())
             # As long as anything happens, what came meanwhile is taken in without waiting, and then comes Idle.
-            wait = 0.0 if self._work_off() or arrived is not None else TICK
+            wait = 0.0 if self._work_off() or arrived is not None else self._measure()
 
     def _work_off(self) -> bool:
         """Until no event is left; whether there was anything to do."""
@@ -133,12 +149,23 @@ class AgentService:
                 worked = True
         return worked
 
+    def _measure(self) -> float:
+        """With nothing else to do: a slice of what there is to measure. Returns how long to wait for a message now."""
+        if not self._measurements.busy:
+            return TICK
+        if not machine.may_measure(self._state, time.monotonic()):
+            self._measurements.disturb()
+            return machine.LEAST_PAUSE
+        self._measurements.turn()
+        return TICK if self._measurements.waits else 0.0
+
     def _close(self) -> None:
         try:
             self._publish(self._topic("state"), AgentState("offline", self._session), retain=True)
         except BrokerError as error:
             log.warning("could not say goodbye: %s", error)
         self._links.close()
+        self._measurements.stop()
         self._executor.unload()
 
     def _take(self, event: PairEvent | None) -> None:
@@ -146,6 +173,7 @@ class AgentService:
         match event:
             case Connected():
                 self._publish_info()
+                self._publish_profile()
                 self._publish(self._topic("state"), AgentState("online", self._session), retain=True)
             case FragmentsArrived(sender=sender, fragments=fragments, received=received):
                 self._events.extend(
@@ -155,12 +183,18 @@ class AgentService:
                 self._events.extend(machine.StepFailed(epoch, request, reason) for epoch, request in requests)
             case Message() if event.payload:  # without: a retained message that was cleared
                 try:
-                    self._events.append(self._event(event))
+                    self._receive(event)
                 except ProtocolError as error:
                     self._state.dropped += 1
                     log.warning("dropped a message on %s: %s", event.topic, error)
 
-    def _event(self, message: Message) -> machine.Event:
+    def _receive(self, message: Message) -> None:
+        event = self._event(message)
+        if event is not None:
+            self._events.append(event)
+
+    def _event(self, message: Message) -> machine.Event | None:
+        """The machine's event for a message; None for what was dealt with here. Raises ProtocolError."""
         match self._topics.parse(message.topic):
             case AgentTopic(kind="assignment"):
                 return machine.AssignmentArrived(codec.from_json(Assignment, message.payload))
@@ -170,6 +204,9 @@ class AgentService:
                 content, body = codec.unpack(INBOX, message.payload)
                 if isinstance(content, Chunk) and sender == "orchestrator":
                     return machine.ChunkArrived(content, body)
+                if isinstance(content, Echo) and sender == self._options.name:
+                    self._measurements.echoed(content.number)
+                    return None
         raise ProtocolError("not for an agent")
 
     # --- effects ---
@@ -193,8 +230,8 @@ class AgentService:
                 self._load(assignment)
             case machine.Unload():
                 self._executor.unload()
-            case machine.RunProfile(model=model, seconds=seconds):
-                self._profile(model.sha256, seconds)
+            case machine.StartMeasuring(command=command):
+                self._start_measuring(command)
 
     def _send(self, sends: Sequence[machine.SendRegion]) -> None:
         """All regions of a step at once, so that small ones go first and share messages."""
@@ -211,12 +248,21 @@ class AgentService:
         except AgentError as error:
             self._events.append(machine.ModelStored(sha256, str(error)))
 
-    def _profile(self, sha256: str, seconds: float) -> None:
-        try:
-            runs = self._executor.profile(self._store.path(sha256), seconds)
-            self._events.append(machine.ProfileDone(sha256, runs))
-        except (LegionError, OSError) as error:
-            self._events.append(machine.ProfileDone(sha256, (), str(error)))
+    def _start_measuring(self, command: Command) -> None:
+        if command.model is None:
+            self._measurements.probe(command)
+        else:
+            self._measurements.profile(self._store.path(command.model.sha256), command, self._info().board_class)
+
+    def _send_probe(self, shot: Shot, number: int) -> bool:
+        name = self._options.name
+        topic = self._topics.inbox(name, name) if shot.echo else self._topics.probe(name)
+        self._links.data.publish(topic, (codec.pack(Echo(number)), bytes(shot.size)))
+        return shot.echo or self._links.data.flush(SHOT_TIMEOUT)
+
+    def _tell_measured(self, measured: Measured) -> None:
+        self._publish_profile()
+        self._publish(self._topics.report(self._options.name, "measured"), measured)
 
     def _compute(self, work: machine.Compute) -> None:
         try:
@@ -236,38 +282,44 @@ class AgentService:
         except (LegionError, OSError) as error:  # a full disk has no room for the sub-models
             self._events.append(machine.Loaded(assignment.epoch, {}, str(error)))
 
-    def _report(self, message: Ready | Failed | Profile) -> None:
-        name = self._options.name
-        match message:
-            case Profile():
-                self._publish(self._topic("profile"), message, retain=True)
-            case Ready():
-                self._publish(self._topics.report(name, "ready"), message)
-            case _:
-                log.error("%s", message.reason)
-                self._publish(self._topics.report(name, "failed"), message)
+    def _report(self, message: Ready | Failed) -> None:
+        if isinstance(message, Failed):
+            log.error("%s", message.reason)
+        kind = "failed" if isinstance(message, Failed) else "ready"
+        self._publish(self._topics.report(self._options.name, kind), message)
 
     def _publish(self, topic: str, message: object, *, qos: int = 1, retain: bool = False) -> None:
         self._links.control.publish(topic, codec.to_json(message), qos=qos, retain=retain)
 
     def _publish_info(self) -> None:
-        info = AgentInfo(
+        self._publish(self._topic("info"), self._info(), retain=True)
+
+    def _publish_profile(self) -> None:
+        profile = self._measurements.file.profile(self._info().board_class)
+        if profile.samples or profile.link is not None:
+            self._publish(self._topic("profile"), profile, retain=True)
+
+    def _info(self) -> AgentInfo:
+        return AgentInfo(
             board=self._options.board or _board(),
             cores=os.cpu_count() or 1,
             threads=self._options.threads,
-            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            memory_bytes=self._options.memory_bytes or memory_bytes(),
             runtime=self._runtime.name,
             runtime_version=self._runtime.version,
             kernel_path=self._runtime.kernel_path,
             version=__version__,
             models=tuple(sorted(self._state.models)),
+            cpu_share=self._options.cpu_share or 0.0,
         )
-        self._publish(self._topic("info"), info, retain=True)
 
 
 def _board() -> str:
-    """What the device is called: the device tree's model on single-board computers, else the processor's kind."""
-    try:
+    """What the device is called: the device tree's model on single-board computers, else the processor's name."""
+    with contextlib.suppress(OSError):
         return Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0 \n")
-    except OSError:
-        return platform.machine() or "unknown"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine() or "unknown"

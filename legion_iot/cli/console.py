@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -15,6 +16,9 @@ from rich.table import Column
 
 from legion_iot import zoo
 from legion_iot.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from legion_iot.planning.problem import Objective
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -47,6 +51,14 @@ def progress_line(quiet: bool = False) -> Iterator[Callable[[str, float | None],
             line.update(task, description=text if fraction is None else f"{text} ({fraction:.0%})")
 
         yield show
+
+
+def check_objective(objective: str) -> Objective:
+    """The objective, when it is one; raises UsageError."""
+    match objective:
+        case "latency" | "throughput":
+            return objective
+    raise UsageError(f"--objective is {objective!r:.40}; give latency or throughput")
 
 
 def check_wire(wire: str) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,11 @@ def demo(
         "change the numbers; the demo then passes when the outputs differ by no more than 1 % (float16) or 10 % (int8) "
         "of the largest value, and a classifier's best class stays.",
     ),
+    planner: str = typer.Option(
+        "",
+        help="How the plan is found: auto, halo, legion, single, balanced, …  "
+        "[default: auto with --lab; else balanced, since processes of one machine are no faster together]",
+    ),
     trace: Path | None = typer.Option(
         None, help="Where a trace of every step goes, for chrome://tracing or ui.perfetto.dev."
     ),
@@ -84,10 +89,12 @@ def demo(
             image = zoo.demo_picture(progress)
         # Imported here, so that a wrong flag is answered before the transport is loaded.
         from legion_iot.lab.demonstration import DemoOptions, run_demo  # noqa: PLC0415
+        from legion_iot.orchestrator.planning import find_planner  # noqa: PLC0415
 
         options = DemoOptions(
             file, name, image, agents or 3, requests, broker, input_shape, devices, trace is not None, wire,
             identities=identities,
+            planner=find_planner(planner or ("balanced" if devices is None else "auto")),
         )  # fmt: skip
         report = run_demo(options, lambda text: progress(text, None))
     saved = _save(report, save)
@@ -174,6 +181,7 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
         ],
         "plan": {
             "planner": report.planner,
+            "planning": asdict(report.planning),
             "wire": report.wire,
             "wire_used": report.wire_used,
             **_turn_json(report.turns[0]),

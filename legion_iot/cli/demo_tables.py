@@ -14,7 +14,7 @@ from legion_iot.cli.console import err, out
 from legion_iot.cli.lab import classes
 
 if TYPE_CHECKING:
-    from legion_iot.lab.report import DemoReport
+    from legion_iot.lab.report import DemoReport, PlanningReport
 
 
 def show(report: DemoReport, saved: Path | None) -> None:
@@ -31,6 +31,7 @@ def show(report: DemoReport, saved: Path | None) -> None:
         )  # fmt: skip
     out.print(plan_table(report, out))
     out.print("(rows of the block's output, time computing, bytes sent)", style="dim", soft_wrap=True)
+    out.print(planning_line(report.planner, report.planning), markup=False, soft_wrap=True)
     if report.bound:
         travel = f"travel between agents as {report.wire}" if report.wire_used else "do not travel in this plan"
         out.print(f"float32 maps {travel}", markup=False, soft_wrap=True)
@@ -55,6 +56,13 @@ def show(report: DemoReport, saved: Path | None) -> None:
             f"the outputs differ from the whole model's: by {report.max_abs_error:g} at most "
             f"({report.max_rel_error:.2g} of the largest value)", style="red",
         )  # fmt: skip
+
+
+def planning_line(planner: str, planning: PlanningReport) -> str:
+    """By whom the plan was found, and what that took."""
+    measured = f"{planning.runs} runs of {planning.parts} parts ({planning.device_seconds:.1f} s of computing)"
+    tried = f", {planning.trials} plan{'s' * (planning.trials != 1)} tried" if planning.trials else ""
+    return f"plan by {planner}, found in {planning.seconds:.1f} s: {measured}, {planning.links} links probed{tried}"
 
 
 def _show_difference(report: DemoReport) -> None:

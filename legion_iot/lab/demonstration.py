@@ -25,7 +25,7 @@ from legion_iot.interruption import temporary_directory
 from legion_iot.lab.identities import Identities
 from legion_iot.lab.meeting import Meeting, Progress, identified_agents, lab_devices, plain_agents
 from legion_iot.lab.processes import Agent
-from legion_iot.lab.report import DemoReport, agent_report, compare, plan_report
+from legion_iot.lab.report import DemoReport, agent_report, compare, plan_report, planning_report
 from legion_iot.lab.spec import LabSpec
 from legion_iot.lab.timeline import TracedRequest, possible
 from legion_iot.lab.trace import chrome_trace
@@ -37,10 +37,11 @@ from legion_iot.orchestrator.answers import picture, top_class
 from legion_iot.orchestrator.inputs import MAX_PAYLOAD, read_input, seen_size
 from legion_iot.orchestrator.service import EndedRequest, OrchestratorOptions, OrchestratorService
 from legion_iot.planning.plan import Plan
-from legion_iot.planning.planners.balanced import balanced
+from legion_iot.planning.planners.balanced import MakePlan, after_whole_runs, balanced
+from legion_iot.planning.problem import Planner
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.runtime.exchange import wire_between
-from legion_iot.runtime.orchestrator import TIMINGS, MakePlan
+from legion_iot.runtime.orchestrator import TIMINGS
 from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
@@ -81,6 +82,7 @@ class DemoOptions:
     wire: str = EXACT
     make_plan: MakePlan = shown_plan
     identities: Identities | None = None  # who connects, at a broker with access rules; they are the agents then
+    planner: Planner | None = None  # None: `make_plan`
 
 
 def run_demo(options: DemoOptions, progress: Progress = lambda text: None) -> DemoReport:
@@ -163,7 +165,14 @@ def _serving(
     ended: queue.SimpleQueue[EndedRequest] = queue.SimpleQueue()
     service = OrchestratorService(
         OrchestratorOptions(
-            address, options.model, options.model_name, topics.base, len(agents), options.wire, options.make_plan
+            address,
+            options.model,
+            options.model_name,
+            topics.base,
+            len(agents),
+            options.wire,
+            options.make_plan,
+            None if options.planner is None else after_whole_runs(options.planner),
         ),
         on_phase=lambda phase, detail: phases.put((phase, detail)),
         on_ended=ended.put,
@@ -318,6 +327,7 @@ def _report(
         broker=broker,
         agents=tuple(agent_report(agent, service) for agent in agents),
         planner=service.state.plan.planner if service.state.plan else "",
+        planning=planning_report(service),
         turns=plan_report(service, Counter(request.replica for request in ended)),
         answer=results[-1].answer,
         exact=exact,

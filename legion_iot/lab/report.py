@@ -15,6 +15,7 @@ from legion_iot.lab.state import LabState
 from legion_iot.model.comparison import difference, same_bits
 from legion_iot.orchestrator.service import OrchestratorService
 from legion_iot.planning.plan import Block
+from legion_iot.planning.planners.balanced import whole_seconds
 from legion_iot.planning.routing import ORCHESTRATOR, Work
 from legion_iot.wire.messages import Answer
 from legion_iot.wire.quantised import EXACT, OUTPUT_BOUNDS
@@ -68,6 +69,21 @@ class AgentReport:
     board: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PlanningReport:
+    """What it took to find the plan: parts that were run, and how often; links; plans that were tried; and seconds.
+
+    `device_seconds` are those of running parts, `seconds` all from the first measurement to the choice.
+    """
+
+    parts: int
+    runs: int
+    device_seconds: float
+    links: int
+    trials: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DemoReport:
     """What happened. Latencies are milliseconds from publish to answer, as the client saw them.
@@ -85,6 +101,7 @@ class DemoReport:
     broker: str
     agents: tuple[AgentReport, ...]
     planner: str
+    planning: PlanningReport
     turns: tuple[TurnReport, ...]
     answer: tuple[Answer, ...]
     exact: bool
@@ -171,10 +188,16 @@ def _tile_report(service: OrchestratorService, steps: Sequence[Work], rows: tupl
     )
 
 
+def planning_report(service: OrchestratorService) -> PlanningReport:
+    outcome = service.state.selection.outcome
+    assert outcome is not None, "a plan is in force"
+    effort = outcome.effort
+    return PlanningReport(effort.parts, effort.runs, effort.seconds, effort.links, effort.trials, outcome.seconds)
+
+
 def agent_report(agent: Agent, service: OrchestratorService) -> AgentReport:
     record = service.state.agents[agent.name]
     assert record.info is not None
-    assert record.profile is not None
     info = record.info
     turns = service.state.plan.turns if service.state.plan else ()
     tiles = sum(tile.agent == agent.name for turn in turns for block in turn.blocks for tile in block.tiles)
@@ -182,7 +205,7 @@ def agent_report(agent: Agent, service: OrchestratorService) -> AgentReport:
         agent.name,
         agent.pid,
         f"{info.runtime} {info.runtime_version} ({info.kernel_path})",
-        statistics.median(record.profile.runs) * 1e3,
+        whole_seconds(service.state.selection.predictor(), agent.name) * 1e3,
         tiles,
         info.board,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import mmap
+import queue
 import threading
 import time
 import uuid
@@ -25,9 +26,13 @@ from legion_iot.model.blocks import divide
 from legion_iot.model.description import describe
 from legion_iot.orchestrator.answers import classes, digests
 from legion_iot.orchestrator.inputs import read_input
+from legion_iot.orchestrator.own_link import OwnLink
+from legion_iot.orchestrator.planning import PlanningThread
 from legion_iot.orchestrator.times import RequestClock, RequestTimes
-from legion_iot.planning.planners.balanced import balanced
+from legion_iot.planning.planners.balanced import MakePlan, balanced, by_speed
+from legion_iot.planning.problem import Objective, Planner
 from legion_iot.planning.routing import ORCHESTRATOR
+from legion_iot.profiles import MEASUREMENTS, ProfileFile
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.fetch import CHUNK
 from legion_iot.transport.connection import BrokerAddress, Connected, Message, Will
@@ -39,7 +44,9 @@ from legion_iot.wire.messages import (
     AgentState,
     Chunk,
     ChunkRequest,
+    Echo,
     Failed,
+    Measured,
     ModelInfo,
     ModelReference,
     OrchestratorState,
@@ -73,7 +80,10 @@ class OrchestratorOptions:
     base_topic: str = "legion"
     least_agents: int = 1
     wire: str = EXACT  # how float32 maps travel between agents
-    make_plan: machine.MakePlan = balanced
+    make_plan: MakePlan = balanced  # from known speeds, until the planner has found one
+    planner: Planner | None = None  # None: `make_plan`, once the speeds are measured
+    objective: Objective = "latency"
+    state_directory: Path | None = None  # where measurements are kept for later; None forgets them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,8 +120,14 @@ class OrchestratorService:
         self._session = uuid.uuid4().hex
         # Epochs of a new process lie above those of the last one: agents may still hold its retained assignments.
         self.state = machine.State(
-            self.network, self._model, options.least_agents, options.make_plan, options.wire, epoch=int(time.time())
-        )
+            self.network, self._model, options.least_agents, options.make_plan, options.wire, options.objective,
+            epoch=int(time.time()),
+        )  # fmt: skip
+        file = None if options.state_directory is None else options.state_directory / MEASUREMENTS
+        self._file = ProfileFile(file, options.broker.endpoint)
+        self.state.selection.samples, self.state.selection.own_link = self._file.samples, self._file.link
+        self._planning = PlanningThread(options.planner or by_speed(options.make_plan), self._on_planned)
+        self._planned: queue.SimpleQueue[machine.PlannerAnswered] = queue.SimpleQueue()
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._clock = RequestClock()
         self._numbers = itertools.count(1)
@@ -120,6 +136,7 @@ class OrchestratorService:
         will = Will(self._topics.orchestrator_state(), codec.to_json(OrchestratorState("offline", self._session)))
         client_id = f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
         self._links = ConnectionPair(options.broker, client_id, will, lambda reason: None, self._topics, ORCHESTRATOR)
+        self._own_link = OwnLink(self._links.data, self._topics)
 
     # --- the loop ---
 
@@ -135,6 +152,7 @@ class OrchestratorService:
             (self._topics.infer(self._options.model_name), 1),
         ]
         self._links.open(control)
+        self._planning.start()
         try:
             self._loop()
         finally:
@@ -143,11 +161,26 @@ class OrchestratorService:
     def _loop(self) -> None:
         ticked = time.monotonic()
         while not self._stopping.is_set():
-            for event in self._machine_events(self._links.next(TICK)):
+            arrived = self._links.next(self._own_link.patience(TICK))
+            for event in self._machine_events(arrived):
                 self._step(event)
+            while not self._planned.empty():
+                self._step(self._planned.get())
+            if arrived is None and (probed := self._own_link.turn(not self.state.requests.under_way)) is not None:
+                self._step(probed)
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
                 self._step(machine.Tick())
+
+    def _on_planned(self, answer: machine.PlannerAnswered) -> None:
+        self._planned.put(answer)
+        self._links.wake()
+
+    def _keep(self) -> None:
+        """Keep what was measured, where that has changed."""
+        selection = self.state.selection
+        if selection.samples is not self._file.samples or selection.own_link != self._file.link:
+            self._file.keep(selection.samples, selection.own_link)
 
     def _step(self, event: machine.Event) -> None:
         now = time.monotonic()
@@ -198,11 +231,18 @@ class OrchestratorService:
             case AgentTopic(agent=agent, kind="info") if message.payload:
                 return machine.AgentInfoArrived(agent, codec.from_json(AgentInfo, message.payload))
             case AgentTopic(agent=agent, kind="profile") if message.payload:
-                return machine.ReportArrived(agent, codec.from_json(Profile, message.payload))
+                return machine.ProfileArrived(agent, codec.from_json(Profile, message.payload))
+            case ReportTopic(agent=agent, kind="measured"):
+                return self._measured(agent, message.payload)
             case ReportTopic(agent=agent, kind=kind) if kind in REPORTS:
                 return machine.ReportArrived(agent, codec.from_json(REPORTS[kind], message.payload))
             case InboxTopic(sender=sender):
                 content, _ = codec.unpack(INBOX, message.payload)
+                if sender == ORCHESTRATOR:
+                    if not isinstance(content, Echo):
+                        raise ProtocolError("the orchestrator sends itself nothing but echoes")
+                    self._own_link.echoed(content.number)
+                    return None
                 if isinstance(content, ChunkRequest):
                     self._send_chunk(sender, content)
                     return None
@@ -211,6 +251,12 @@ class OrchestratorService:
             case AgentTopic():
                 return None  # a retained message that was cleared
         raise ProtocolError("not for the orchestrator")
+
+    def _measured(self, agent: str, payload: bytes) -> machine.Event:
+        try:
+            return machine.ReportArrived(agent, codec.from_json(Measured, payload))
+        except ProtocolError as error:
+            return machine.ReportRefused(agent, f"its measurements cannot be read ({error})")
 
     def _request(self, payload: bytes) -> machine.Event | None:
         request = f"{self._session[:8]}-{next(self._numbers)}"
@@ -242,7 +288,12 @@ class OrchestratorService:
                 self._publish(self._topics.agent(agent, "assignment"), assignment, retain=True)
             case machine.SendCommand(agent=agent, command=command):
                 self._publish(self._topics.agent(agent, "command"), command)
+            case machine.Consult():
+                self._planning.consult(effect)
+            case machine.ProbeOwnLink(number=number):
+                self._own_link.start(number)
             case machine.PublishState():
+                self._keep()
                 self._publish_phase()
 
     def _send(self, sends: Sequence[machine.SendRegion]) -> None:

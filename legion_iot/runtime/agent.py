@@ -28,6 +28,8 @@ borders are under way and halos arrive.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from dataclasses import dataclass, field
 
 from legion_iot.errors import ProtocolError
@@ -45,12 +47,11 @@ from legion_iot.runtime.agent_events import (
     Load,
     Loaded,
     ModelStored,
-    ProfileDone,
     PublishInfo,
     Report,
     ReportTiming,
-    RunProfile,
     SendRegion,
+    StartMeasuring,
     StepDone,
     StepFailed,
     StoreChunk,
@@ -69,7 +70,6 @@ from legion_iot.wire.messages import (
     Fragment,
     ModelReference,
     PeerRegion,
-    Profile,
     Ready,
     RegionBounds,
     TileTiming,
@@ -90,20 +90,24 @@ __all__ = [  # events and effects included, for whoever drives the machine
     "Load",
     "Loaded",
     "ModelStored",
-    "ProfileDone",
     "PublishInfo",
     "Report",
     "ReportTiming",
-    "RunProfile",
     "SendRegion",
+    "StartMeasuring",
     "State",
     "StepDone",
     "StepFailed",
     "StoreChunk",
     "Tick",
     "Unload",
+    "may_measure",
     "step",
 ]
+
+LEAST_PAUSE = 0.05  # seconds without work for requests before the device measures anything
+REMEMBERED = 64  # commands to measure that are not carried out when they come again
+GIVEN_UP = 5.0  # seconds after which an unfinished request counts as given up
 
 
 @dataclass(slots=True)
@@ -119,6 +123,8 @@ class State:
     ready: ReadySteps = field(default_factory=ReadySteps)
     ready_at: float = 0.0
     arrivals: Arrivals = field(default_factory=Arrivals)
+    worked_at: float = -math.inf
+    measured: deque[int] = field(default_factory=lambda: deque(maxlen=REMEMBERED))  # numbers of commands
     dropped: int = 0
 
 
@@ -141,8 +147,6 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
             return _step_done(state, event, now)
         case StepFailed():
             return _step_failed(state, event)
-        case ProfileDone():
-            return [Report(Failed(0, "", event.reason) if event.reason else Profile(event.sha256, event.runs))]
         case Idle():
             compute = state.ready.take()
             return [] if compute is None else [compute]
@@ -163,13 +167,36 @@ def _assignment(state: State, event: AssignmentArrived, now: float) -> list[Effe
     return [Unload(), *_start_fetch(state, assignment.model, now)]
 
 
+def may_measure(state: State, now: float) -> bool:
+    """Whether nobody waits for what the device computes or fetches, so that it may measure something.
+
+    A request that stays unfinished for long has been given up by its sender.
+    """
+    if state.fetch is not None:
+        return False
+    unfinished = state.exchange is not None and len(state.exchange) > 0
+    return now - state.worked_at >= (GIVEN_UP if unfinished else LEAST_PAUSE)
+
+
 def _command(state: State, event: CommandArrived, now: float) -> list[Effect]:
-    model = event.command.model
-    if model.sha256 not in state.models:
-        return _start_fetch(state, model, now, event.command)
-    if event.command.operation == "profile":
-        return [RunProfile(model, event.command.seconds)]
+    command = event.command
+    if command.operation == "probe":
+        return _start_measuring(state, command)
+    if command.model is None:
+        state.dropped += 1
+        return []
+    if command.model.sha256 not in state.models:
+        return _start_fetch(state, command.model, now, command)
+    if command.operation == "profile":
+        return _start_measuring(state, command)
     return [PublishInfo()]
+
+
+def _start_measuring(state: State, command: Command) -> list[Effect]:
+    if command.number in state.measured:
+        return []  # QoS 1 may deliver a message twice
+    state.measured.append(command.number)
+    return [StartMeasuring(command)]
 
 
 def _start_fetch(state: State, model: ModelReference, now: float, command: Command | None = None) -> list[Effect]:
@@ -205,7 +232,7 @@ def _model_stored(state: State, event: ModelStored, now: float) -> list[Effect]:
     state.models.add(event.sha256)
     effects: list[Effect] = [PublishInfo()]
     if fetch.command is not None and fetch.command.operation == "profile":
-        effects.append(RunProfile(fetch.model, fetch.command.seconds))
+        effects += _start_measuring(state, fetch.command)
     assignment = state.assignment
     if assignment is not None and assignment.steps and assignment.model.sha256 == event.sha256:
         return [*effects, Load(assignment)]
@@ -268,6 +295,7 @@ def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
     except ProtocolError:
         state.dropped += 1
         return []
+    state.worked_at = now
     received = now if event.received is None else max(event.received, state.ready_at)
     state.arrivals.note(header.request, header.step, received, event.sender, len(event.body))
     state.ready.began(header.request)
@@ -280,6 +308,7 @@ def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
     assignment, exchange = state.assignment, state.exchange
     if assignment is None or exchange is None or event.epoch != exchange.epoch:
         return []
+    state.worked_at = now
     made = {o.tensor: o.region for s in assignment.steps if s.step == event.step for o in s.outputs}
     effects: list[Effect] = []
     bytes_sent = 0

@@ -14,7 +14,6 @@ from legion_iot.wire.messages import (
     Failed,
     Fragment,
     ModelReference,
-    Profile,
     Ready,
     TileTiming,
 )
@@ -87,13 +86,6 @@ class StepFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class ProfileDone:
-    sha256: str
-    runs: tuple[float, ...]
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Idle:
     """All that came has been taken in, and nothing is being computed."""
 
@@ -105,7 +97,7 @@ class Tick:
 
 Event = (
     AssignmentArrived | CommandArrived | FragmentArrived | ChunkArrived | ModelStored | Loaded | StepDone | StepFailed
-    | ProfileDone | Idle | Tick
+    | Idle | Tick
 )  # fmt: skip
 
 # --- effects ---
@@ -158,11 +150,10 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
-class RunProfile:
-    """Run the whole model for about `seconds`; answered by ProfileDone."""
+class StartMeasuring:
+    """Profile the command's parts of its model, or probe the link, while `may_measure`; report what came out."""
 
-    model: ModelReference
-    seconds: float
+    command: Command
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +168,9 @@ class SendRegion:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Publish a report; a Profile goes to the agent's retained profile."""
+    """Publish a report."""
 
-    message: Ready | Failed | Profile
+    message: Ready | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +182,6 @@ class ReportTiming:
 
 
 Effect = (
-    AskChunk | StoreChunk | FinishModel | PublishInfo | Load | Unload | Compute | RunProfile | SendRegion | Report
+    AskChunk | StoreChunk | FinishModel | PublishInfo | Load | Unload | Compute | StartMeasuring | SendRegion | Report
     | ReportTiming
 )  # fmt: skip

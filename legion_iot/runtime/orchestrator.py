@@ -8,10 +8,12 @@ the rules also hold after a restart.
 |---------------------------------------------------------------|----------------------------------------|------------|
 | fewer agents than wanted (at first), or none                  | fail what waits, when none             | gathering  |
 | an agent lacks the model                                      | command fetch                          | profiling  |
-| an agent has no profile of the model (one at a time)          | command profile                        | profiling  |
-| no plan for exactly these agents, and no request under way    | new epoch: assignments                 | assigning  |
-| an agent of the plan has not loaded it                        | —                                      | assigning  |
+| another plan is wanted, and no request under way              | new epoch: assignments                 | assigning  |
+| an agent has not loaded the plan                              | —                                      | assigning  |
 | a request waits and the window has room                       | as in `runtime.requests`               | serving    |
+
+Which plan is wanted, `runtime.selection` tells. While it measures (commands `probe` and `profile`), the phase is
+`profiling`, and requests run by the plan that is in force.
 
 An agent that fails to fetch, profile or load, or lets its deadline pass, is left out until it comes back with a new
 session. A request ends exactly once: by its last fragment, by a failed tile, by an agent that left, or by its deadline.
@@ -19,26 +21,33 @@ session. A request ends exactly once: by its last fragment, by a failed tile, by
 
 from __future__ import annotations
 
-import statistics
 from collections import deque
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from legion_iot.errors import AgentError, ProtocolError
+from legion_iot.errors import ProtocolError
 from legion_iot.model.blocks import Network
-from legion_iot.planning.plan import Plan, check
-from legion_iot.planning.planners.balanced import balanced
-from legion_iot.planning.routing import Routing, route
+from legion_iot.planning.plan import Plan
+from legion_iot.planning.planners.balanced import MakePlan, balanced
+from legion_iot.planning.problem import Link, Objective
+from legion_iot.planning.routing import ORCHESTRATOR, Routing, route
+from legion_iot.runtime import campaign
 from legion_iot.runtime.assignment import assignment_of
+from legion_iot.runtime.campaign import COMMAND_SECONDS, Member
 from legion_iot.runtime.orchestrator_events import (
     AgentInfoArrived,
     AgentStateArrived,
     Assign,
+    Consult,
     Effect,
     Event,
     FragmentArrived,
+    OwnLinkProbed,
+    PlannerAnswered,
+    ProbeOwnLink,
+    ProfileArrived,
     PublishState,
     ReportArrived,
+    ReportRefused,
     RequestArrived,
     RequestEnded,
     SendCommand,
@@ -46,12 +55,14 @@ from legion_iot.runtime.orchestrator_events import (
     Tick,
 )
 from legion_iot.runtime.requests import Requests
+from legion_iot.runtime.selection import Selection
+from legion_iot.runtime.trial import PREFIX, zeros
 from legion_iot.wire.messages import (
     AgentInfo,
     Command,
     Failed,
+    Measured,
     ModelReference,
-    Profile,
     Ready,
     TileTiming,
 )
@@ -62,12 +73,18 @@ __all__ = [  # events and effects included, for whoever drives the machine
     "AgentRecord",
     "AgentStateArrived",
     "Assign",
+    "Consult",
     "Effect",
     "Event",
     "FragmentArrived",
     "MakePlan",
+    "OwnLinkProbed",
+    "PlannerAnswered",
+    "ProbeOwnLink",
+    "ProfileArrived",
     "PublishState",
     "ReportArrived",
+    "ReportRefused",
     "RequestArrived",
     "RequestEnded",
     "SendCommand",
@@ -77,12 +94,8 @@ __all__ = [  # events and effects included, for whoever drives the machine
     "step",
 ]
 
-WORK_TIMEOUT = 180.0  # seconds for an agent to fetch, profile or load
-PROFILE_SECONDS = 1.0  # of whole runs on each agent
-LEAST_RUN, MOST_RUN = 1e-8, 1e5  # seconds of a whole run; others cannot be, and a quotient of theirs may be infinite
+WORK_TIMEOUT = 180.0  # seconds for an agent to fetch or load
 TIMINGS = 256  # kept per tile
-
-MakePlan = Callable[[Network, Mapping[str, float]], Plan]  # for agents of these speeds, in FLOP per second
 
 
 @dataclass(slots=True)
@@ -92,7 +105,7 @@ class AgentRecord:
     session: str = ""
     online: bool = False
     info: AgentInfo | None = None
-    profile: Profile | None = None
+    link: Link | None = None
     task: str = ""
     busy_since: float = 0.0
     ready_epoch: int = 0
@@ -106,7 +119,7 @@ class State:
     `epoch` numbers the plans; a new process begins above those of the last one, so that no agent takes an old
     assignment for a new one. `wire` is how float32 maps travel between agents. `started` is set with the first plan:
     only before it do `least_agents` have to be there. `planned_for` are the members the plan was made for, whether or
-    not it gives each of them work; `make_plan` makes it. `timings` are by step and agent.
+    not it gives each of them work; `make_plan` makes one without measuring. `timings` are by step and agent.
     """
 
     network: Network
@@ -114,6 +127,7 @@ class State:
     least_agents: int = 1
     make_plan: MakePlan = balanced
     wire: str = EXACT
+    objective: Objective = "latency"
     epoch: int = 0
     started: bool = False
     agents: dict[str, AgentRecord] = field(default_factory=dict)
@@ -125,9 +139,12 @@ class State:
     timings: dict[tuple[int, str], deque[TileTiming]] = field(default_factory=dict)
     dropped: int = 0
     requests: Requests = field(init=False)
+    selection: Selection = field(init=False)
 
     def __post_init__(self) -> None:
         self.requests = Requests(self.network)
+        # As for epochs: an agent may still answer a command of the last process.
+        self.selection = Selection(self.network, self.make_plan, self.epoch * 1000, self.objective)
 
     def members(self) -> list[str]:
         """Agents that are online, have said what they are, and are not left out."""
@@ -144,13 +161,16 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
             state.agents.setdefault(event.agent, AgentRecord()).info = event.info
         case ReportArrived():
             effects += _report(state, event, now)
+        case ProfileArrived() | ReportRefused() | OwnLinkProbed() | PlannerAnswered():
+            effects += _measuring(state, event, now)
         case FragmentArrived():
             effects += _fragment(state, event, now)
         case RequestArrived():
             effects += state.requests.arrive(event.request, event.inputs, now)
         case Tick():
             effects += _deadlines(state, now)
-    return effects + _advance(state, now)
+    effects = _without_trials(state, effects, now)
+    return effects + _without_trials(state, _advance(state, now), now)
 
 
 def _agent_state(state: State, event: AgentStateArrived, now: float) -> list[Effect]:
@@ -158,8 +178,9 @@ def _agent_state(state: State, event: AgentStateArrived, now: float) -> list[Eff
     if event.state.state == "online":
         if record.session != event.state.session:
             lost = _leave(state, event.agent, "restarted", now) if record.online else []
-            state.agents[event.agent] = AgentRecord(event.state.session, True, record.info, record.profile)
+            state.agents[event.agent] = AgentRecord(event.state.session, True, record.info, record.link)
             state.planned_for -= {event.agent}
+            state.selection.forget()
             return lost
         record.online = True
         return []
@@ -168,6 +189,7 @@ def _agent_state(state: State, event: AgentStateArrived, now: float) -> list[Eff
     # What it was told meanwhile is lost, so it is told anew when it comes back, and gets a plan of its own time.
     record.online, record.task = False, ""
     state.planned_for -= {event.agent}
+    state.selection.forget()
     return _leave(state, event.agent, "went offline", now)
 
 
@@ -196,11 +218,8 @@ def _report(state: State, event: ReportArrived, now: float) -> list[Effect]:
                 return []
             record.ready_epoch = epoch
             record.task = "" if record.task == "load" else record.task
-        case Profile() as profile if profile.sha256 == state.model.sha256:
-            usable = tuple(run for run in profile.runs if LEAST_RUN <= run <= MOST_RUN)
-            if usable:
-                record.profile = Profile(profile.sha256, usable)
-                record.task = "" if record.task == "profile" else record.task
+        case Measured() as measured:
+            return _measured(state, event.agent, measured, now)
         case Failed(request=request, reason=reason) if request:
             if request in state.requests.under_way:
                 why = f"agent {event.agent}: {reason}"
@@ -225,6 +244,9 @@ def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
 
 def _deadlines(state: State, now: float) -> list[Effect]:
     effects = state.requests.deadlines(now, state.detail)
+    if (found := state.selection.campaign) is not None:
+        busy = bool(state.requests.under_way)
+        effects += _do(state, state.selection.after(found.tick(now, busy), now), now)
     for name in state.members():
         record = state.agents[name]
         if record.task and now - record.busy_since > WORK_TIMEOUT:
@@ -239,19 +261,103 @@ def _advance(state: State, now: float) -> list[Effect]:
     members = state.members()
     if not members or (not state.started and len(members) < state.least_agents):
         return [*_phase(state, "gathering", _gathering_detail(state, members)), *_refuse_waiting(state, members, now)]
-    if preparation := _prepare(state, members, now):
-        return preparation
-    waits_for = [name for name in members if state.agents[name].task in ("fetch", "profile")]
-    if state.plan is None or state.planned_for != frozenset(members):
-        if waits_for:
-            return [*_phase(state, "profiling", ", ".join(waits_for)), *_start_requests(state, now)]
-        if not state.requests.under_way:
-            return _new_epoch(state, members, now)
-        return []  # the requests under way end first; those that wait then run on the new plan
+    effects, lacking = _fetch(state, members, now)
+    if lacking:
+        return [*effects, *_phase(state, "profiling", ", ".join(lacking)), *_start_requests(state, now)]
+    effects = _do(state, state.selection.begin(tuple(_member(state, name) for name in members), now), now)
+    wanted = state.selection.wanted(state.requests.waited(now) if state.plan is None else 0.0)
+    if wanted is not None and (wanted != state.plan or state.planned_for != frozenset(members)):
+        if state.requests.under_way:
+            return effects  # they end first; those that wait then run on the new plan
+        return [*effects, *_new_epoch(state, wanted, members, now)]
     loading = [name for name in members if state.agents[name].ready_epoch != state.epoch]
-    if loading:
-        return _phase(state, "assigning", ", ".join(loading))
-    return [*_phase(state, "serving", ", ".join(members)), *_start_requests(state, now)]
+    if state.selection.campaign is not None:
+        effects += _phase(state, "profiling", _profiling_detail(state))
+    elif loading:
+        return [*effects, *_phase(state, "assigning", ", ".join(loading))]
+    else:
+        effects += _phase(state, "serving", ", ".join(members) + _remarks(state))
+    return [*effects, *_start_requests(state, now)]
+
+
+def _member(state: State, name: str) -> Member:
+    record = state.agents[name]
+    assert record.info is not None
+    return Member(name, record.info.board_class, record.info.memory_bytes, record.link)
+
+
+def _profiling_detail(state: State) -> str:
+    """Who is measured, or what else is going on."""
+    found = state.selection.campaign
+    assert found is not None
+    what = ", ".join(found.waits_for) or ("trying a plan" if state.selection.trial is not None else "planning")
+    return f"{what}{_remarks(state)}"
+
+
+def _remarks(state: State) -> str:
+    """Whom not to trust, and who takes no part."""
+    doubts = [f"{name} {doubt}" for name, doubt in sorted(state.selection.doubts.items())]
+    excluded = [f"{name} left out: {each.excluded}" for name, each in sorted(state.agents.items()) if each.excluded]
+    return f" ({'; '.join([*doubts, *excluded])})" if doubts or excluded else ""
+
+
+# --- measuring ---
+
+
+def _measured(state: State, agent: str, measured: Measured, now: float) -> list[Effect]:
+    found = state.selection.campaign
+    if found is None:
+        return []
+    return _do(state, state.selection.after(found.answered(agent, measured, now), now), now)
+
+
+def _measuring(
+    state: State, event: ProfileArrived | ReportRefused | OwnLinkProbed | PlannerAnswered, now: float
+) -> list[Effect]:
+    found = state.selection.campaign
+    actions: list[campaign.Action] = []
+    match event:
+        case ProfileArrived(agent=agent, profile=profile):
+            state.agents.setdefault(agent, AgentRecord()).link = state.selection.learn(agent, profile)
+            return []
+        case _ if found is None:
+            return []
+        case ReportRefused(agent=agent, reason=reason):
+            actions = found.refused(agent, reason)
+        case OwnLinkProbed(number=number, link=link, reason=reason):
+            actions = found.linked(ORCHESTRATOR, number, link, reason, now)
+        case PlannerAnswered(number=number, answer=answer):
+            actions = found.consulted(number, answer, now)
+    return _do(state, state.selection.after(actions, now), now)
+
+
+def _do(state: State, actions: list[campaign.Action], now: float) -> list[Effect]:
+    """What a campaign wants, as effects."""
+    effects: list[Effect] = []
+    for action in actions:
+        match action:
+            case campaign.ProbeLink(participant=name, number=number) if name == ORCHESTRATOR:
+                effects.append(ProbeOwnLink(number))
+            case campaign.ProbeLink(participant=name, number=number):
+                effects.append(SendCommand(name, Command("probe", None, number)))
+            case campaign.Measure(agent=name, number=number, parts=parts):
+                effects.append(SendCommand(name, Command("profile", state.model, number, parts, COMMAND_SECONDS)))
+            case campaign.LeaveOut(agent=name, reason=reason):
+                effects += _exclude(state, name, reason, now)
+            case Consult():
+                effects.append(action)
+    return effects
+
+
+def _without_trials(state: State, effects: list[Effect], now: float) -> list[Effect]:
+    """The effects, but for the ends of requests that were only trials; and what follows from these."""
+    others: list[Effect] = []
+    for effect in effects:
+        if isinstance(effect, RequestEnded) and effect.request.startswith(PREFIX):
+            others += _do(state, state.selection.trial_ended(effect, now), now)
+        else:
+            others.append(effect)
+    return others
 
 
 def _phase(state: State, phase: str, detail: str) -> list[Effect]:
@@ -273,48 +379,24 @@ def _refuse_waiting(state: State, members: list[str], now: float) -> list[Effect
     return state.requests.end_waiting(now, "no-agents", f"no agent is online ({state.detail})")
 
 
-def _prepare(state: State, members: list[str], now: float) -> list[Effect]:
-    """Commands for agents that lack the model or a profile; profiles are made one at a time, undisturbed."""
+def _fetch(state: State, members: list[str], now: float) -> tuple[list[Effect], list[str]]:
+    """Commands for agents that lack the model, and who does."""
     effects: list[Effect] = []
-    profiling = any(state.agents[name].task == "profile" for name in members)
-    fetching = False
+    lacking = []
     for name in members:
         record = state.agents[name]
         assert record.info is not None
-        if state.model.sha256 not in record.info.models:
-            fetching = True
-            if not record.task:
-                record.task, record.busy_since = "fetch", now
-                effects.append(SendCommand(name, Command("fetch", state.model)))
-        elif record.task == "fetch":
-            record.task = ""
-    for name in members:
-        record = state.agents[name]
-        if record.profile is None and not record.task and not profiling and not fetching:
-            profiling = True
-            record.task, record.busy_since = "profile", now
-            effects.append(SendCommand(name, Command("profile", state.model, PROFILE_SECONDS)))
-    if effects:
-        effects = [*_phase(state, "profiling", ", ".join(n for n in members if state.agents[n].task)), *effects]
-    return effects
+        if state.model.sha256 in record.info.models:
+            record.task = "" if record.task == "fetch" else record.task
+            continue
+        lacking.append(name)
+        if not record.task:
+            record.task, record.busy_since = "fetch", now
+            effects.append(SendCommand(name, Command("fetch", state.model)))
+    return effects, lacking
 
 
-def _speeds(state: State, members: list[str]) -> dict[str, float]:
-    """FLOP per second of each agent, from its median whole run."""
-    flops = max(1, state.network.flops)
-    speeds = {}
-    for name in members:
-        profile = state.agents[name].profile
-        assert profile is not None
-        speeds[name] = flops / statistics.median(profile.runs)
-    return speeds
-
-
-def _new_epoch(state: State, members: list[str], now: float) -> list[Effect]:
-    plan = state.make_plan(state.network, _speeds(state, members))
-    check(plan, state.network)
-    if strangers := set(plan.agents) - set(members):
-        raise AgentError(f"the plan gives work to {', '.join(sorted(strangers))}, not online; start those agents first")
+def _new_epoch(state: State, plan: Plan, members: list[str], now: float) -> list[Effect]:
     routing = route(state.network, plan)
     state.epoch += 1
     state.started, state.planned_for = True, frozenset(members)
@@ -329,6 +411,14 @@ def _new_epoch(state: State, members: list[str], now: float) -> list[Effect]:
 
 
 def _start_requests(state: State, now: float) -> list[Effect]:
+    trial = state.selection.trial
+    if trial is None:
+        state.requests.withdraw(PREFIX)
     if state.plan is None or any(state.agents[name].ready_epoch != state.epoch for name in state.plan.agents):
         return []
-    return state.requests.start(now)
+    effects = state.requests.start(now)
+    if trial is not None and state.plan == trial.plan:
+        for name in trial.next(len(state.requests.waiting) + len(state.requests.under_way)):
+            effects += state.requests.arrive(name, zeros(state.network), now)
+        effects += state.requests.start(now)
+    return effects

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from legion_iot.planning.plan import Plan
+from legion_iot.planning.problem import Link, Problem, Reading, Wish
 from legion_iot.wire.messages import (
     AgentInfo,
     AgentState,
@@ -11,6 +14,7 @@ from legion_iot.wire.messages import (
     Command,
     Failed,
     Fragment,
+    Measured,
     Profile,
     Ready,
     TileTiming,
@@ -35,7 +39,38 @@ class AgentInfoArrived:
 @dataclass(frozen=True, slots=True)
 class ReportArrived:
     agent: str
-    report: Ready | Failed | TileTiming | Profile
+    report: Ready | Failed | TileTiming | Measured
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileArrived:
+    agent: str
+    profile: Profile
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRefused:
+    """What an agent reported of its measuring is of no known form."""
+
+    agent: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLinkProbed:
+    """The answer to ProbeOwnLink; without a link, the reason."""
+
+    number: int
+    link: Link | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerAnswered:
+    """The answer to Consult: wishes, the plan, or why there is none."""
+
+    number: int
+    answer: tuple[Wish, ...] | Plan | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +93,10 @@ class Tick:
     """Time has passed."""
 
 
-Event = AgentStateArrived | AgentInfoArrived | ReportArrived | FragmentArrived | RequestArrived | Tick
+Event = (
+    AgentStateArrived | AgentInfoArrived | ProfileArrived | ReportArrived | ReportRefused | OwnLinkProbed
+    | PlannerAnswered | FragmentArrived | RequestArrived | Tick
+)  # fmt: skip
 
 # --- effects ---
 
@@ -73,6 +111,22 @@ class Assign:
 class SendCommand:
     agent: str
     command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOwnLink:
+    """Measure the orchestrator's own link, while no request is under way; answered by OwnLinkProbed."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Consult:
+    """Let the planner begin, or (with readings) go on; answered by PlannerAnswered."""
+
+    number: int
+    problem: Problem
+    readings: Mapping[Wish, Reading] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,4 +162,4 @@ class PublishState:
     detail: str
 
 
-Effect = Assign | SendCommand | SendRegion | RequestEnded | PublishState
+Effect = Assign | SendCommand | ProbeOwnLink | Consult | SendRegion | RequestEnded | PublishState

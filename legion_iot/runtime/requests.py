@@ -86,6 +86,14 @@ class Requests:
         self.waiting.append(Request(request, now, inputs))
         return []
 
+    def waited(self, now: float) -> float:
+        """Seconds since the oldest of those that wait has arrived; 0 where none waits."""
+        return now - self.waiting[0].arrived if self.waiting else 0.0
+
+    def withdraw(self, prefix: str) -> None:
+        """Forget those that wait and whose names begin so."""
+        self.waiting = deque(request for request in self.waiting if not request.request.startswith(prefix))
+
     def start(self, now: float) -> list[Effect]:
         """Send the input of as many as the window has room for."""
         effects: list[Effect] = []

@@ -62,7 +62,7 @@ class ConnectionPair:
         self._on_lost = on_lost
         self._topics, self._name = topics, name
         self._refusal: BrokerError | None = None
-        self._events: queue.SimpleQueue[PairEvent] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[PairEvent | None] = queue.SimpleQueue()
         self._places: dict[str, ParsedTopic] = {}
         self.control = PahoConnection(address, client_id, self._on_control, will)
         self.data = PahoConnection(
@@ -92,7 +92,7 @@ class ConnectionPair:
         self._fragments.send(regions)
 
     def next(self, timeout: float) -> PairEvent | None:
-        """The next event; None after `timeout` seconds without. `Connected` tells of the control connection.
+        """The next event; None after `timeout` seconds without, or a `wake`. `Connected` is the control connection.
 
         Raises BrokerError when the broker does not take us any more.
         """
@@ -102,6 +102,10 @@ class ConnectionPair:
             return self._events.get(timeout=timeout)
         except queue.Empty:
             return None
+
+    def wake(self) -> None:
+        """End a `next` that waits; may be called from any thread."""
+        self._events.put(None)
 
     def close(self) -> None:
         """Say goodbye on both connections; the will is not published."""

@@ -56,6 +56,7 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.report(name, _ANY),
                     topics.inbox(_ANY, name),
                     topics.inbox(ORCHESTRATOR, name),
+                    topics.probe(name),
                 ],
             )
         case "orchestrator":
@@ -69,6 +70,8 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                 [
                     *(topics.agent(_ANY, kind) for kind in _TOLD),
                     topics.inbox(_ANY, ORCHESTRATOR),
+                    topics.inbox(ORCHESTRATOR, ORCHESTRATOR),
+                    topics.probe(ORCHESTRATOR),
                     topics.orchestrator_state(),
                     topics.model(_ANY),
                     topics.result(_ANY),

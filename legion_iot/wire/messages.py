@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 
 from legion_iot.errors import ProtocolError
+from legion_iot.planning.problem import Link
+from legion_iot.planning.samples import Sample
 from legion_iot.wire.quantised import EXACT, check_wire
 from legion_iot.wire.topics import check_participant_name
 
@@ -30,7 +32,10 @@ class AgentState:
 
 @dataclass(frozen=True, slots=True)
 class AgentInfo:
-    """Retained on `agents/<agent>/info`: what the device is, and the models (SHA-256) it holds."""
+    """Retained on `agents/<agent>/info`: what the device is, and the models (SHA-256) it holds.
+
+    `memory_bytes` is what the device may use; `cpu_share` the cores it is held to, 0 where nothing holds it.
+    """
 
     board: str
     cores: int
@@ -41,6 +46,14 @@ class AgentInfo:
     kernel_path: str
     version: str
     models: tuple[str, ...]
+    cpu_share: float = 0.0
+
+    @property
+    def board_class(self) -> str:
+        """Devices of one class are taken to be equally fast."""
+        share = f" at {self.cpu_share:g} cores" if self.cpu_share else ""
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        return f"{self.board:.128}{share}, {threads}, {self.runtime} {self.runtime_version} {self.kernel_path}"[:256]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +72,56 @@ class ModelReference:
 
 
 @dataclass(frozen=True, slots=True)
+class ProfilePart:
+    """What to run: units `first` to `last` for `region` of their block's reference map; without units, the tail."""
+
+    units: tuple[int, int] | None = None
+    region: RegionBounds = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
-    """On `agents/<agent>/command`: `fetch` the model, or `profile` it by running it whole within `seconds`."""
+    """On `agents/<agent>/command`: `fetch` the model, `profile` parts of it, or `probe` the link, which needs no model.
+
+    `number` is given back with the answer. No part is begun after `seconds`, except for the first.
+    """
 
     operation: str
-    model: ModelReference
+    model: ModelReference | None = None
+    number: int = 0
+    parts: tuple[ProfilePart, ...] = ()
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """Retained on `agents/<agent>/profile`: seconds of each whole run of the model, in the order they were run."""
+class PartTime:
+    """The median of `runs` runs, and the standard deviation of a single one around it; both in seconds."""
 
-    sha256: str
-    runs: tuple[float, ...]
+    seconds: float
+    deviation: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """On `report/measured`: the answer to a command to `profile` or to `probe`.
+
+    `times` are those of the command's parts, in their order, as far as time allowed; `reason` says what went wrong.
+    """
+
+    number: int
+    times: tuple[PartTime, ...] = ()
+    link: Link | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Retained on `agents/<agent>/profile`: what was measured on the device, oldest first, whatever the model."""
+
+    board: str
+    link: Link | None
+    samples: tuple[Sample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +296,13 @@ class Chunk:
 
     sha256: str
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """Header of what a participant sends to itself to find out how fast its link is; the body means nothing."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,14 +24,14 @@ from legion_iot.errors import ProtocolError
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.model.graph import NUMPY_DTYPES
 from legion_iot.wire import codec, quantised
-from legion_iot.wire.messages import Chunk, ChunkRequest, Fragment, Parcel, Receipt, RegionBounds
+from legion_iot.wire.messages import Chunk, ChunkRequest, Echo, Fragment, Parcel, Receipt, RegionBounds
 
 SHARE = 32  # fragments to a large region
 LEAST_PIECE, MOST_PIECE = 32 << 10, 512 << 10  # bytes of elements in one fragment of a region that is divided
 WIRE_DTYPES = frozenset({"float32", "float16", "int8", "uint8", "int16", "int32", "int64", "float64", "bool"})
 MAX_BODY = 4 << 20  # bytes; one element's channels may exceed MOST_PIECE, nothing exceeds this
 
-INBOX = {cls.__name__: cls for cls in (Parcel, Receipt, Chunk, ChunkRequest)}
+INBOX = {cls.__name__: cls for cls in (Parcel, Receipt, Chunk, ChunkRequest, Echo)}
 
 Array = npt.NDArray[Any]
 

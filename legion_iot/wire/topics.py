@@ -108,6 +108,11 @@ class Topics:
             return f"{self.base}/orchestrator/inbox/{sender}"
         return f"{self.base}/agents/{owner}/inbox/{sender}"
 
+    def probe(self, participant: str) -> str:
+        """Where a participant writes to find out how fast its link is; nobody reads it."""
+        own = "orchestrator" if participant == ORCHESTRATOR else f"agents/{participant}"
+        return f"{self.base}/{own}/probe"
+
     def orchestrator_state(self) -> str:
         return f"{self.base}/orchestrator/state"
 
@@ -132,7 +137,7 @@ class Topics:
                 return ReportTopic(agent, kind)
             case ["agents", owner, "inbox", sender] if _is_agent(owner) and _NAME.fullmatch(sender):
                 return InboxTopic(owner, sender)
-            case ["orchestrator", "inbox", sender] if _is_agent(sender):
+            case ["orchestrator", "inbox", sender] if _NAME.fullmatch(sender):
                 return InboxTopic(ORCHESTRATOR, sender)
             case ["infer", model] if _MODEL.fullmatch(model):
                 return InferTopic(model)

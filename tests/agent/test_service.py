@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from legion_iot.errors import ModelError
+from legion_iot.planning.problem import Link
+from legion_iot.planning.samples import Sample
 from legion_iot.runtime import agent as machine
-from legion_iot.transport.connection import BrokerAddress, Message
+from legion_iot.transport.connection import BrokerAddress, Connected, Message
 from legion_iot.transport.fragments import FragmentsArrived, Undelivered
 from legion_iot.wire import codec
-from legion_iot.wire.messages import Assignment, Chunk, ChunkRequest, Command, Failed, Fragment, ModelReference, Parcel
+from legion_iot.wire.messages import (
+    Assignment,
+    Chunk,
+    ChunkRequest,
+    Command,
+    Echo,
+    Failed,
+    Fragment,
+    Measured,
+    ModelReference,
+    Parcel,
+    Profile,
+    ProfilePart,
+)
 from legion_iot_agent.service import AgentOptions, AgentService
 
 pytest.importorskip("ai_edge_litert.interpreter")
@@ -99,7 +114,7 @@ def test_a_cleared_assignment_is_no_message(service: AgentService) -> None:
 
 def test_noise_never_ends_the_agent(service: AgentService) -> None:
     draw = random.Random(5)
-    seeds = [PARCEL, CHUNK, codec.to_json(EMPTY), codec.to_json(Command("profile", MODEL))]
+    seeds = [PARCEL, CHUNK, codec.to_json(EMPTY), codec.to_json(Command("profile", MODEL, 3, (ProfilePart(),), 0.1))]
     topics = ["assignment", "command", "inbox/orchestrator", "inbox/bee"]
     for _ in range(2000):
         payload = bytearray(draw.choice(seeds))
@@ -120,13 +135,51 @@ def test_a_full_disk_at_load_is_reported(service: AgentService, monkeypatch: pyt
     assert "No space left" in event.reason
 
 
-def test_a_model_that_cannot_be_profiled_is_reported(service: AgentService, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(model: Path, seconds: float) -> None:
-        raise ModelError("the runtime refuses the model")
+def test_a_model_that_cannot_be_profiled_is_reported(service: AgentService) -> None:
+    """The model's file is no model at all."""
+    service._store.path(MODEL.sha256).write_bytes(b"noise")
+    service._carry_out(machine.StartMeasuring(Command("profile", MODEL, 9, (ProfilePart(),), 1.0)))
+    while service._measurements.busy:
+        assert service._measure() == 0.0
+    topic, payload = service._links.messages[-1]  # type: ignore[attr-defined]
+    assert topic == "legion/agents/ant/report/measured"
+    measured = codec.from_json(Measured, payload)
+    assert (measured.number, measured.times) == (9, ())
+    assert measured.reason
 
-    monkeypatch.setattr(service._executor, "profile", refuse)
-    service._carry_out(machine.RunProfile(MODEL, 1.0))
-    assert list(service._events) == [machine.ProfileDone(MODEL.sha256, (), "the runtime refuses the model")]
+
+def test_echoes_are_ones_own(service: AgentService) -> None:
+    echo = codec.pack(Echo(1), bytes(100))
+    assert events(service, "legion/agents/ant/inbox/ant", echo) == []
+    assert service._state.dropped == 0
+    assert events(service, "legion/agents/ant/inbox/bee", echo) == []
+    assert service._state.dropped == 1
+
+
+def test_nothing_is_measured_while_a_request_is_unfinished(
+    service: AgentService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service._carry_out(machine.StartMeasuring(Command("profile", MODEL, 9, (ProfilePart(),), 1.0)))
+    monkeypatch.setattr(service._state, "worked_at", math.inf)
+    assert service._measure() == machine.LEAST_PAUSE
+    assert service._measurements.busy
+    assert service._links.messages == []  # type: ignore[attr-defined]
+
+
+def test_what_was_measured_is_published_with_every_connection(service: AgentService) -> None:
+    service._take(Connected())
+    assert [topic for topic, _ in service._links.messages] == [  # type: ignore[attr-defined]
+        "legion/agents/ant/info",
+        "legion/agents/ant/state",
+    ]
+    board = service._info().board_class
+    service._measurements.file.add([Sample(board, ("a",), (1.0,), 0.5)], Link(0.001, 1e6, 1e6))
+    service._links.messages.clear()  # type: ignore[attr-defined]
+    service._take(Connected())
+    topics = [topic for topic, _ in service._links.messages]  # type: ignore[attr-defined]
+    assert topics == ["legion/agents/ant/info", "legion/agents/ant/profile", "legion/agents/ant/state"]
+    profile = codec.from_json(Profile, service._links.messages[1][1])  # type: ignore[attr-defined]
+    assert (profile.board, len(profile.samples)) == (board, 1)
 
 
 def test_a_fetched_model_with_another_hash_is_reported_over_the_wire(service: AgentService) -> None:

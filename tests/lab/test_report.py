@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from legion_iot.cli.demo_tables import plan_table
-from legion_iot.lab.report import AgentReport, BlockReport, DemoReport, TileReport, TurnReport, compare
+from legion_iot.lab.report import AgentReport, BlockReport, DemoReport, PlanningReport, TileReport, TurnReport, compare
 
 
 def array(*values: float) -> np.ndarray:
@@ -40,7 +40,8 @@ def report(agents: int) -> DemoReport:
     return DemoReport(
         model="net", image="cat.jpg", broker="embedded 0.1.0",
         agents=tuple(AgentReport(name, 1, "litert", 1.0, 1) for name in names),
-        planner="balanced", turns=(TurnReport((block,) * 3, tail, 1),), answer=(), exact=True,
+        planner="balanced", planning=PlanningReport(2, 6, 0.1, 4, 0, 1.5),
+        turns=(TurnReport((block,) * 3, tail, 1),), answer=(), exact=True,
         max_abs_error=0.0, max_rel_error=0.0,
         latencies_ms=(1.0,), single_device_ms=1.0, picture=None,
         trunk_ended_by="",

@@ -20,9 +20,12 @@ import numpy as np
 from legion_iot.errors import LegionError
 from legion_iot.model.blocks import Network
 from legion_iot.planning.plan import Plan
-from legion_iot.planning.planners.balanced import balanced
+from legion_iot.planning.planners.balanced import balanced, by_speed
+from legion_iot.planning.problem import Link, Objective, Planner, Planning
+from legion_iot.planning.samples import Samples
 from legion_iot.runtime import agent, orchestrator
 from legion_iot.runtime.requests import QUEUE
+from legion_iot.runtime.trial import PREFIX, RUNS
 from legion_iot.wire import codec, delivery
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -33,9 +36,12 @@ from legion_iot.wire.messages import (
     Command,
     Failed,
     Fragment,
+    Measured,
     ModelReference,
     Parcel,
+    PartTime,
     Profile,
+    ProfilePart,
     Ready,
     Receipt,
     TileTiming,
@@ -47,7 +53,9 @@ from tests.runtime.oracle import Oracle, Worker
 from tests.runtime.virtual import Broker, VirtualLink
 
 TOPICS = Topics("group")
-REPORTS: Mapping[str, type[Any]] = {"ready": Ready, "failed": Failed, "timing": TileTiming}
+REPORTS: Mapping[str, type[Any]] = {"ready": Ready, "failed": Failed, "timing": TileTiming, "measured": Measured}
+SLICE = 0.02  # seconds of measuring between two looks at what has arrived
+LINK = Link(0.001, 1e7, 1e7)
 TICK = 0.5
 HUNG = 1e9  # seconds of work that never ends
 
@@ -63,6 +71,8 @@ class Temper:
     load_hangs: bool = False
     failing_tiles: float = 0.0
     wrong_model: bool = False  # what it fetches does not match its hash
+    lies: float | None = None  # the time that it reports for everything
+    board: str = "board"
 
 
 def at_least(blocks: int) -> orchestrator.MakePlan:
@@ -84,6 +94,8 @@ class Agent:
         self.fragments = VirtualLink(
             self._broker, self._broker.random.getrandbits(48), self._publish_fragments, self._fragment, self._given_up
         )
+        self._measuring: deque[Command] = deque()
+        self.measured_while_asked = 0
         self.link()
         self._broker.at(TICK, self._tick)
 
@@ -101,6 +113,7 @@ class Agent:
         self._outbox.clear()
         self.fragments.link_up()
         self._publish_info()
+        self._publish_profile()
         self._publish(self._topic("state"), AgentState("online", self.session), retain=True)
 
     def break_link(self, will_after: float) -> None:
@@ -162,10 +175,38 @@ class Agent:
 
     def _live(self) -> Iterator[float]:
         """Work through the events; yields the seconds that work takes."""
-        while self._events or self.state.ready:
+        while self._events or self.state.ready or self._measuring:
+            if not self._events and not self.state.ready:
+                yield from self._measure()
+                continue
             event = self._events.popleft() if self._events else agent.Idle()
             for effect in agent.step(self.state, event, self._broker.now):
                 yield from self._carry_out(effect)
+
+    def _measure(self) -> Iterator[float]:
+        """A slice of measuring, or a pause where somebody waits for what the agent computes; then the answer."""
+        if not agent.may_measure(self.state, self._broker.now):
+            yield SLICE
+            return
+        self.measured_while_asked += any(c.operation == "profile" for c in self._measuring) and bool(
+            self.state.exchange is not None and len(self.state.exchange)
+        )
+        yield HUNG if self.temper.profile_hangs else SLICE
+        if self._broker.random.random() < 0.2:
+            self._answer(self._measuring.popleft())
+
+    def _answer(self, command: Command) -> None:
+        if command.operation == "probe":
+            self._group.probes += 1
+            self._group.profiles[self.name] = Profile(self._info().board_class, LINK, ())
+            self._publish_profile()
+            self._publish(TOPICS.report(self.name, "measured"), Measured(command.number, (), LINK))
+            return
+        done = command.parts[: self._broker.random.randrange(1, 20)]
+        seconds = 0.1 / self.temper.speed if self.temper.lies is None else self.temper.lies
+        self._group.measured.update((self.temper.board, part) for part in done)
+        times = tuple(PartTime(seconds, 0.0, 3) for _ in done)
+        self._publish(TOPICS.report(self.name, "measured"), Measured(command.number, times))
 
     def _resume(self, life: Iterator[float]) -> None:
         if not self.alive:
@@ -200,12 +241,12 @@ class Agent:
             case agent.Load(assignment=assignment):
                 yield HUNG if temper.load_hangs else draw.uniform(0.0, 0.4)
                 self._load(assignment)
-            case agent.RunProfile(model=model):
-                yield HUNG if temper.profile_hangs else 1.0
-                self._events.append(agent.ProfileDone(model.sha256, (0.1 / temper.speed,) * 3))
+            case agent.StartMeasuring(command=command):
+                self._measuring.append(command)
 
     def _compute(self, work: agent.Compute) -> None:
         self._group.computed[self.name, work.request, work.step] += 1
+        self._group.computed_in[self.session, work.request, work.step] += 1
         if self._broker.random.random() < self.temper.failing_tiles:
             self._events.append(agent.StepFailed(work.epoch, work.request, "the tile burns"))
             return
@@ -223,18 +264,23 @@ class Agent:
         except LegionError as error:
             self._events.append(agent.Loaded(assignment.epoch, {}, str(error)))
 
-    def _report(self, message: Ready | Failed | Profile) -> None:
+    def _report(self, message: Ready | Failed) -> None:
         match message:
-            case Profile():
-                self._publish(self._topic("profile"), message, retain=True)
             case Ready():
                 self._publish(TOPICS.report(self.name, "ready"), message)
             case Failed():
                 self._publish(TOPICS.report(self.name, "failed"), message)
 
+    def _info(self) -> AgentInfo:
+        models = tuple(sorted(self.state.models))
+        return AgentInfo(self.temper.board, 4, 1, 1 << 30, "runtime", "1", "xnnpack", "1", models)
+
     def _publish_info(self) -> None:
-        info = AgentInfo("board", 4, 1, 1 << 30, "runtime", "1", "xnnpack", "1", tuple(sorted(self.state.models)))
-        self._publish(self._topic("info"), info, retain=True)
+        self._publish(self._topic("info"), self._info(), retain=True)
+
+    def _publish_profile(self) -> None:
+        if (profile := self._group.profiles.get(self.name)) is not None:
+            self._publish(self._topic("profile"), profile, retain=True)
 
     def _publish(self, topic: str, message: object, *, retain: bool = False) -> None:
         self._publish_bytes(topic, codec.to_json(message), qos=1, retain=retain)
@@ -263,19 +309,29 @@ class Group:
         losses: float = 0.0,
         least_agents: int = 1,
         make_plan: orchestrator.MakePlan = balanced,
+        planner: Planner | None = None,
+        objective: Objective = "latency",
+        samples: Samples | None = None,
     ) -> None:
         self.network, self.content = network, content
         self.model = model or ModelReference("small", "ab" * 32, len(content))
         self.broker = Broker(seed, duplicates=duplicates, losses=losses)
         self.oracle = Oracle(network)
-        self.state = orchestrator.State(network, self.model, least_agents, make_plan, epoch=100)
+        self.state = orchestrator.State(network, self.model, least_agents, make_plan, objective=objective, epoch=100)
+        self.state.selection.samples = samples or Samples()
+        self.profiles: dict[str, Profile] = {}  # what each agent has on its disk
+        self._planner = planner or by_speed(make_plan)
+        self._planning: Planning | None = None
+        self.measured: Counter[tuple[str, ProfilePart]] = Counter()
+        self.probes = self.most_under_way = 0
         self.agents: dict[str, Agent] = {}
         self.sessions = itertools.count(1)
         self.asked: dict[str, tuple[Array, ...]] = {}
         self.ended: dict[str, orchestrator.RequestEnded] = {}
         self.phases: list[tuple[str, str]] = []
         self.commands: list[tuple[str, str]] = []
-        self.computed: Counter[tuple[str, str, int]] = Counter()
+        self.computed: Counter[tuple[str, str, int]] = Counter()  # by agent, request and step
+        self.computed_in: Counter[tuple[str, str, int]] = Counter()  # by session of an agent instead
         self._numbers = itertools.count(1)
         self.fragments = VirtualLink(self.broker, 0, self._publish_fragments, self._fragment, self._given_up)
         self.broker.connect("orchestrator", self._wants, self._take)
@@ -339,7 +395,7 @@ class Group:
             case AgentTopic(agent=name, kind="info"):
                 self._step(orchestrator.AgentInfoArrived(name, codec.from_json(AgentInfo, payload)))
             case AgentTopic(agent=name, kind="profile"):
-                self._step(orchestrator.ReportArrived(name, codec.from_json(Profile, payload)))
+                self._step(orchestrator.ProfileArrived(name, codec.from_json(Profile, payload)))
             case ReportTopic(agent=name, kind=kind):
                 self._step(orchestrator.ReportArrived(name, codec.from_json(REPORTS[kind], payload)))
             case InboxTopic(sender=sender):
@@ -385,8 +441,27 @@ class Group:
                 assert request not in self.ended, f"{request} ended twice"
                 self.ended[request] = effect
                 assert bool(effect.error) == bool(effect.reason) != bool(effect.outputs)
+            case orchestrator.ProbeOwnLink(number=number):
+                self.probes += 1
+                self.broker.at(0.3, lambda: self._step(orchestrator.OwnLinkProbed(number, LINK)))
+            case orchestrator.Consult():
+                answer = self._consult(effect)
+                self.broker.at(self.broker.random.uniform(0.0, 0.5), lambda: self._step(answer))
             case orchestrator.PublishState(state=phase, detail=detail):
                 self.phases.append((phase, detail))
+
+    def _consult(self, consult: orchestrator.Consult) -> orchestrator.PlannerAnswered:
+        """What the planner says."""
+        try:
+            if consult.readings is None:
+                self._planning = self._planner(consult.problem)
+                return orchestrator.PlannerAnswered(consult.number, next(self._planning))
+            assert self._planning is not None
+            return orchestrator.PlannerAnswered(consult.number, self._planning.send(consult.readings))
+        except StopIteration as end:
+            return orchestrator.PlannerAnswered(consult.number, end.value)
+        except LegionError as error:
+            return orchestrator.PlannerAnswered(consult.number, str(error))
 
     def _check_online(self, name: str) -> None:
         record = self.state.agents[name]
@@ -396,11 +471,15 @@ class Group:
     def _check_invariants(self) -> None:
         state = self.state
         requests = state.requests
+        self.most_under_way = max(self.most_under_way, len(requests.under_way))
         assert len(requests.under_way) <= requests.window
         assert len(requests.waiting) <= QUEUE
         waiting = [w.request for w in requests.waiting]
         alive = {*waiting, *requests.under_way}
         assert len(alive) == len(waiting) + len(requests.under_way)
+        trials = {request for request in alive if request.startswith(PREFIX)}
+        assert len(trials) <= RUNS + 1
+        alive -= trials
         # Every request is either alive or has ended; the one being asked right now is in `asked` already.
         assert alive | set(self.ended) == set(self.asked)
         assert not alive & set(self.ended)

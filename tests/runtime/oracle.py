@@ -12,6 +12,7 @@ from legion_iot.model.cut import whole_or_flat
 from legion_iot.model.geometry import Region
 from legion_iot.model.graph import NUMPY_DTYPES
 from legion_iot.runtime.exchange import TensorForm, tensor_forms
+from legion_iot.runtime.trial import PREFIX
 from legion_iot.wire.messages import Assignment
 from legion_iot.wire.tensors import Array, region_of
 
@@ -42,6 +43,9 @@ class Oracle:
             form = tensor_forms(self._network)[index]
             region = whole_or_flat(self._network.graph.tensors[index])
             shape = (len(region.rows), len(region.columns), form.channels)
+            if request.startswith(PREFIX) and index in self._network.graph.inputs:
+                self._known[request, index] = np.zeros(shape, NUMPY_DTYPES[form.dtype])  # as a trial sends them
+                return self._known[request, index]
             noise = np.random.default_rng([index, *request.encode()]).standard_normal(shape)
             self._known[request, index] = noise.astype(NUMPY_DTYPES[form.dtype])
         return self._known[request, index]

@@ -19,6 +19,7 @@ from legion_iot.wire.messages import (
     Fragment,
     ModelReference,
     PeerRegion,
+    ProfilePart,
     Ready,
     RegionBounds,
     TensorRegion,
@@ -93,7 +94,7 @@ def line(*, models: tuple[ModelReference, ...] = ()) -> Line:
 
 
 def fetch_command(model: ModelReference, operation: str = "fetch") -> machine.CommandArrived:
-    return machine.CommandArrived(Command(operation, model, 1.0))
+    return machine.CommandArrived(Command(operation, model, 7, (ProfilePart(),), 1.0))
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -239,13 +240,30 @@ def test_a_profile_command_during_the_fetch_runs_once_after_it() -> None:
         end.tell(fetch_command(FIRST, "profile"))
     end.answer_all()
     effects = end.tell(machine.ModelStored(FIRST.sha256))
-    assert effects == [machine.PublishInfo(), machine.RunProfile(FIRST, 1.0)]
+    assert effects == [machine.PublishInfo(), machine.StartMeasuring(fetch_command(FIRST, "profile").command)]
 
 
 def test_a_profile_command_for_a_model_at_hand_runs_at_once() -> None:
     end = line(models=(FIRST,))
-    assert end.tell(fetch_command(FIRST, "profile")) == [machine.RunProfile(FIRST, 1.0)]
+    command = fetch_command(FIRST, "profile")
+    assert end.tell(command) == [machine.StartMeasuring(command.command)]
     assert end.tell(fetch_command(FIRST)) == [machine.PublishInfo()]
+
+
+def test_a_probe_needs_no_model_and_everything_else_does() -> None:
+    end = line()
+    probe = Command("probe", None, 8)
+    assert end.tell(machine.CommandArrived(probe)) == [machine.StartMeasuring(probe)]
+    assert end.tell(machine.CommandArrived(probe)) == [], "it came twice"
+    assert end.tell(machine.CommandArrived(Command("fetch", None, 8))) == []
+    assert end.state.dropped == 1
+
+
+def test_an_agent_measures_only_while_nobody_waits_for_it() -> None:
+    end = line(models=(FIRST,))
+    assert machine.may_measure(end.state, 1.0)
+    end.tell(fetch_command(SECOND))
+    assert not machine.may_measure(end.state, 1000.0)
 
 
 def test_a_repeated_assignment_does_nothing() -> None:

@@ -79,14 +79,15 @@ def test_a_plan_for_agents_that_are_not_there_is_refused() -> None:
         group.run_until("serving")
 
 
-def test_a_model_is_fetched_in_chunks_then_profiled_one_agent_at_a_time() -> None:
+def test_a_model_is_fetched_in_chunks_then_each_link_is_probed_and_one_agent_profiled() -> None:
     group = Group(NETWORKS["residual"], duplicates=0.3, least_agents=2)
     assert len(group.content) > CHUNK, "one chunk would show nothing"
     group.start("ant", Temper(holds_model=False))
     group.start("bee", Temper(holds_model=False))
     group.run_until("serving")
     assert sorted(group.commands[:2]) == [("ant", "fetch"), ("bee", "fetch")]
-    assert sorted(group.commands[2:]) == [("ant", "profile"), ("bee", "profile")]
+    assert group.commands[2:4] == [("ant", "probe"), ("bee", "probe")]
+    assert set(group.commands[4:]) == {("ant", "profile")}, "they are of one class of board"
     profiling = [detail for phase, detail in group.phases if phase == "profiling"]
     assert "ant" in profiling
     assert "bee" in profiling
@@ -106,8 +107,8 @@ def test_requests_wait_for_the_group_and_the_queue_is_bounded() -> None:
     assert len(group.ended) == 3
     group.start("bee")
     group.run_until("serving")
-    assert len(group.state.requests.under_way) == WINDOW
     group.run(30)
+    assert group.most_under_way == WINDOW
     for request in requests[:QUEUE]:
         group.check_answer(request)
 
@@ -300,4 +301,4 @@ def _check_recovery(group: Group, seed: int) -> None:
     for request in group.asked:
         if request in requests or not group.ended[request].error:
             group.check_answer(request)
-    assert all(count == 1 for count in group.computed.values()), f"seed {seed}: a step ran twice"
+    assert all(count == 1 for count in group.computed_in.values()), f"seed {seed}: a step ran twice"

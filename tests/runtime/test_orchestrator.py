@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from legion_iot.model.blocks import divide
+from legion_iot.model.blocks import Network, divide
 from legion_iot.model.builder import GraphBuilder
+from legion_iot.planning.planners.balanced import balanced
+from legion_iot.planning.problem import Link
+from legion_iot.planning.samples import Sample
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.exchange import TensorForm, tensor_forms
 from legion_iot.runtime.requests import REQUEST_TIMEOUT
@@ -15,6 +18,7 @@ from legion_iot.wire.messages import (
     AgentState,
     Failed,
     Fragment,
+    Measured,
     ModelReference,
     Profile,
     Ready,
@@ -24,18 +28,24 @@ from tests.runtime.networks import NETWORKS
 
 MODEL = ModelReference("small", "ab" * 32, 1000)
 INFO = AgentInfo("board", 4, 1, 1 << 30, "runtime", "1", "xnnpack", "1", (MODEL.sha256,))
-PROFILE = Profile(MODEL.sha256, (0.1, 0.1, 0.1))
+LINK = Link(0.001, 1e7, 1e7)
+PROFILE = Profile(INFO.board_class, LINK, ())
 START = 50.0
 
 
 def tell(state: machine.State, *events: machine.Event, now: float = START) -> list[machine.Effect]:
-    return [effect for event in events for effect in machine.step(state, event, now)]
+    """The effects of some events, and of what a planner says that gives all devices the same."""
+    effects = [effect for event in events for effect in machine.step(state, event, now)]
+    for consult in [effect for effect in effects if isinstance(effect, machine.Consult)]:
+        plan = balanced(state.network, dict.fromkeys(consult.problem.group.names, 1.0))
+        effects += tell(state, machine.PlannerAnswered(consult.number, plan), now=now)
+    return effects
 
 
 def online(name: str, session: str = "s1") -> tuple[machine.Event, ...]:
     return (
         machine.AgentInfoArrived(name, INFO),
-        machine.ReportArrived(name, PROFILE),
+        machine.ProfileArrived(name, PROFILE),
         machine.AgentStateArrived(name, AgentState("online", session)),
     )
 
@@ -44,8 +54,16 @@ def ready(state: machine.State, *names: str) -> list[machine.Effect]:
     return tell(state, *(machine.ReportArrived(name, Ready(state.epoch)) for name in names))
 
 
+def new_state(network: str | Network = "chain", least_agents: int = 1) -> machine.State:
+    """An orchestrator that knows its own link."""
+    known = NETWORKS[network] if isinstance(network, str) else network
+    state = machine.State(known, MODEL, least_agents=least_agents, epoch=100)
+    state.selection.own_link = LINK
+    return state
+
+
 def serving(*names: str) -> machine.State:
-    state = machine.State(NETWORKS["chain"], MODEL, least_agents=len(names), epoch=100)
+    state = new_state(least_agents=len(names))
     for name in names:
         tell(state, *online(name))
     ready(state, *names)
@@ -86,36 +104,65 @@ def test_a_load_that_failed_for_an_old_epoch_leaves_nobody_out() -> None:
 
 
 def test_a_command_lost_with_the_link_is_given_again() -> None:
-    state = machine.State(NETWORKS["chain"], MODEL)
+    state = new_state()
     fresh = (
         machine.AgentInfoArrived("ant", INFO),
         machine.AgentStateArrived("ant", AgentState("online", "s1")),
     )
     (command,) = (e for e in tell(state, *fresh) if isinstance(e, machine.SendCommand))
-    assert command.command.operation == "profile"
+    assert command.command.operation == "probe"
     tell(state, machine.AgentStateArrived("ant", AgentState("offline", "s1")))
     back = tell(
         state, machine.AgentStateArrived("ant", AgentState("online", "s1")), now=START + machine.WORK_TIMEOUT + 9
     )
-    assert [e.command.operation for e in back if isinstance(e, machine.SendCommand)] == ["profile"]
+    assert [e.command.operation for e in back if isinstance(e, machine.SendCommand)] == ["probe"]
     tell(state, machine.Tick(), now=START + machine.WORK_TIMEOUT + 10)
     assert not state.agents["ant"].excluded
 
 
-@pytest.mark.parametrize("run", [5e-324, 1e-300, 1e300])
-def test_impossible_profiles_are_not_believed(run: float) -> None:
+@pytest.mark.parametrize("link", [Link(0.0, 1e300, 1.0), Link(1e300, -5.0, 0.0)])
+def test_a_link_that_cannot_be_is_bounded_and_its_agent_named(link: Link) -> None:
+    state = new_state()
+    effects = tell(
+        state, machine.AgentInfoArrived("bee", INFO), machine.AgentStateArrived("bee", AgentState("online", "s"))
+    )
+    (probe,) = (e for e in effects if isinstance(e, machine.SendCommand))
+    tell(state, machine.ReportArrived("bee", Measured(probe.command.number, (), link)))
+    ready(state, "bee")
+    assert state.phase == "serving"
+    assert "bee reported a link that cannot be" in state.detail
+
+
+def test_a_profile_that_cannot_be_is_bounded_too() -> None:
+    state = new_state()
+    profile = Profile(INFO.board_class, Link(-1.0, 1e300, 0.0), (Sample(INFO.board_class, ("a",), (1.0,), 1e300),))
+    tell(
+        state,
+        machine.AgentInfoArrived("bee", INFO),
+        machine.ProfileArrived("bee", profile),
+        machine.AgentStateArrived("bee", AgentState("online", "s")),
+    )
+    ready(state, "bee")
+    assert "bee reported" in state.detail
+    assert all(sample.seconds < 1e4 for sample in state.selection.samples)
+
+
+def test_samples_for_another_class_of_board_count_for_nothing() -> None:
     state = serving("ant")
+    profile = Profile(INFO.board_class, LINK, (Sample("another", ("a",), (1.0,), 0.5),))
+    tell(state, machine.ProfileArrived("ant", profile))
+    assert len(state.selection.samples) == 0
+
+
+def test_measurements_that_cannot_be_read_name_their_agent() -> None:
+    state = serving("ant")
+    tell(state, machine.ReportRefused("ant", "noise"))
+    assert state.members() == ["ant"], "nobody has asked for any"
     tell(state, machine.AgentInfoArrived("bee", INFO), machine.AgentStateArrived("bee", AgentState("online", "s")))
-    tell(state, machine.ReportArrived("bee", Profile(MODEL.sha256, (run, run))))
-    assert state.agents["bee"].profile is None
-    tell(state, machine.Tick(), now=START + machine.WORK_TIMEOUT + 1)
-    assert state.agents["bee"].excluded
-
-
-def test_the_profile_of_another_model_counts_for_nothing() -> None:
-    state = serving("ant")
-    tell(state, machine.ReportArrived("ant", Profile("cd" * 32, (9.0,))))
-    assert state.agents["ant"].profile == PROFILE
+    tell(state, machine.ReportRefused("bee", "its measurements cannot be read"))
+    assert state.agents["bee"].excluded == "its measurements cannot be read"
+    ready(state, "ant")
+    assert "bee left out: its measurements cannot be read" in state.detail
 
 
 def test_a_request_that_is_never_answered_ends_by_its_deadline_and_frees_its_memory() -> None:
@@ -157,16 +204,16 @@ def test_fragments_of_unknown_requests_and_foreign_agents_are_counted_and_droppe
     assert list(state.requests.under_way) == ["r"]
 
 
-def test_one_agent_profiles_at_a_time() -> None:
-    state = machine.State(NETWORKS["chain"], MODEL, least_agents=3)
+def test_one_link_is_probed_at_a_time() -> None:
+    state = new_state(least_agents=3)
     effects = []
     for name in ("ant", "bee", "cat"):
         effects += tell(
             state, machine.AgentInfoArrived(name, INFO), machine.AgentStateArrived(name, AgentState("online", "s"))
         )
-    order = [e.agent for e in effects if isinstance(e, machine.SendCommand)]
-    assert order == ["ant"]
-    after = tell(state, machine.ReportArrived("ant", PROFILE))
+    (command,) = (e for e in effects if isinstance(e, machine.SendCommand))
+    assert (command.agent, command.command.operation) == ("ant", "probe")
+    after = tell(state, machine.ReportArrived("ant", Measured(command.command.number, (), LINK)))
     assert [e.agent for e in after if isinstance(e, machine.SendCommand)] == ["bee"]
 
 
@@ -202,7 +249,7 @@ def test_an_input_that_is_an_output_needs_no_agent() -> None:
     net = GraphBuilder("through")
     x = net.input((1, 6, 5, 2))
     network = divide(net.finish(x, net.conv2d(x, 3, 3)))
-    state = machine.State(network, MODEL)
+    state = new_state(network)
     tell(state, *online("ant"))
     ready(state, "ant")
     effects = tell(state, request(state, "r"))

@@ -73,6 +73,7 @@ class Stage:
         self.environment = {
             **os.environ,
             "XDG_CACHE_HOME": str(cache),
+            "XDG_STATE_HOME": str(cache / f"state-{self.mark}"),
             "TMPDIR": str(temporary),
             "LEGION_TEST_MARK": self.mark,
             "COLUMNS": "100",

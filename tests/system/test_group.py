@@ -72,7 +72,18 @@ def test_a_picture_in_and_a_result_out(
 ) -> None:
     url = f"mqtt://{broker[0]}:{broker[1]}"
     orchestrator = stage.start(
-        "legion", "orchestrator", "run", MODEL, "--broker", url, "--agents", "2", "--base-topic", GROUP
+        "legion",
+        "orchestrator",
+        "run",
+        MODEL,
+        "--broker",
+        url,
+        "--agents",
+        "2",
+        "--base-topic",
+        GROUP,
+        "--planner",
+        "balanced",
     )
     agents = {name: _agent(stage, url, name, tmp_path) for name in ("left", "right")}
     orchestrator.wait_for_line("serving: left, right")

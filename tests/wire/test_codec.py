@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from legion_iot.errors import ProtocolError
+from legion_iot.planning.problem import Link
+from legion_iot.planning.samples import Sample
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (
     AgentState,
@@ -28,8 +30,10 @@ from legion_iot.wire.messages import (
     Fragment,
     ModelReference,
     Parcel,
+    PartTime,
     PeerRegion,
     Profile,
+    ProfilePart,
     Ready,
     Receipt,
     TensorRegion,
@@ -45,7 +49,8 @@ ASSIGNMENT = Assignment(
     (PeerRegion(0, 0, (0, 9, 0, 9), "orchestrator"),),
     (PeerRegion(1, 4, (0, 4, 0, 9), "kitchen-pi"),),
 )
-COMMAND = Command("profile", MODEL, 1.5)
+COMMAND = Command("profile", MODEL, 3, (ProfilePart((0, 3), (0, 4, 0, 9)), ProfilePart()), 1.5)
+PROFILE = Profile("pi", Link(0.001, 1e6, 2e6), (Sample("pi", ("a", "b"), (4.0, 6.0), 0.25, 0.01, 5),))
 FRAGMENT = Fragment("r-1", 1, 7, 2, 4, (0, 4, 0, 9), 8, "float32")
 
 
@@ -174,12 +179,12 @@ def test_hostile_json_is_refused(payload: bytes) -> None:
 )
 def test_numbers_that_are_no_finite_float_are_refused(number: str) -> None:
     with pytest.raises(ProtocolError):
-        codec.from_json(Profile, f'{{"schema":1,"sha256":"a","runs":[{number}]}}'.encode())
+        codec.from_json(PartTime, f'{{"schema":1,"seconds":{number},"deviation":0.0,"runs":1}}'.encode())
 
 
 def test_nan_is_never_written() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        codec.to_json(Profile("a", (float("nan"),)))
+        codec.to_json(PartTime(float("nan"), 0.0, 1))
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
@@ -193,9 +198,9 @@ def test_limits_of_size() -> None:
     assert codec.from_json(Ready, fitting) == Ready(3)
     with pytest.raises(ProtocolError):
         codec.from_json(Ready, fitting + b" ")
-    runs = ",".join(["1"] * (codec.MAX_ITEMS + 1))
+    parts = ",".join(["{}"] * (codec.MAX_ITEMS + 1))
     with pytest.raises(ProtocolError):
-        codec.from_json(Profile, f'{{"schema":1,"sha256":"a","runs":[{runs}]}}'.encode())
+        codec.from_json(Command, f'{{"schema":1,"operation":"profile","parts":[{parts}]}}'.encode())
 
 
 @pytest.mark.parametrize(
@@ -236,7 +241,7 @@ def test_a_peer_cannot_smuggle_a_level_into_a_topic(peer: str) -> None:
 # --- fuzzing ---
 
 JSON_SEEDS: list[tuple[type[Any], bytes]] = [
-    (type(m), codec.to_json(m)) for m in (ASSIGNMENT, COMMAND, AgentState("online", "s"), Profile("a", (0.1, 0.2)))
+    (type(m), codec.to_json(m)) for m in (ASSIGNMENT, COMMAND, AgentState("online", "s"), PROFILE)
 ]
 BINARY_SEEDS = [
     codec.pack(Parcel(1, 3, 2, 7, True, (FRAGMENT, FRAGMENT)), bytes(64)),
@@ -327,7 +332,9 @@ def test_a_header_length_that_cannot_be_is_refused(claimed: int) -> None:
 
 @pytest.mark.parametrize("filler", [b"[],", b"{},", b"0,", b'"",'])
 def test_json_costs_a_bounded_multiple_of_its_size(filler: bytes) -> None:
-    payload = b'{"schema":1,"runs":[' + filler * ((codec.MAX_JSON - 40) // len(filler)) + b'0],"sha256":"a"}'
+    payload = (
+        b'{"schema":1,"samples":[' + filler * ((codec.MAX_JSON - 60) // len(filler)) + b'0],"board":"a","link":null}'
+    )
     assert len(payload) <= codec.MAX_JSON
     _within(32 * codec.MAX_JSON, lambda: codec.from_json(Profile, payload))
 

@@ -66,6 +66,9 @@ def test_the_topics_of_the_protocol() -> None:
     assert topics.report("pi", "ready") == "legion/agents/pi/report/ready"
     assert topics.inbox("pi", "bee") == "legion/agents/pi/inbox/bee"
     assert topics.inbox("orchestrator", "pi") == "legion/orchestrator/inbox/pi"
+    assert topics.inbox("orchestrator", "orchestrator") == "legion/orchestrator/inbox/orchestrator"
+    assert topics.probe("pi") == "legion/agents/pi/probe"
+    assert topics.probe("orchestrator") == "legion/orchestrator/probe"
     assert topics.orchestrator_state() == "legion/orchestrator/state"
     assert topics.model("vgg16") == "legion/models/vgg16"
     assert topics.infer("vgg16") == "legion/infer/vgg16"
@@ -111,7 +114,6 @@ def test_names_that_smuggle_are_refused(name: str) -> None:
         "legion/agents/orchestrator/state",
         "legion/agents/orchestrator/report/ready",
         "legion/agents/orchestrator/inbox/pi",
-        "legion/orchestrator/inbox/orchestrator",
     ],
 )
 def test_nobody_passes_for_the_orchestrator(topic: str) -> None:

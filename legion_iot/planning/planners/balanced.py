@@ -15,16 +15,75 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from legion_iot.errors import AgentError
 from legion_iot.model.blocks import Network
 from legion_iot.model.cut import block_flops_from_each_start
 from legion_iot.model.geometry import HEIGHT, Interval, Region
+from legion_iot.planning.costs import Predictor
 from legion_iot.planning.plan import Block, Plan, Tile
+from legion_iot.planning.problem import Planner, Planning, Problem, TailRun, TileRun, Wish
+from legion_iot.planning.samples import LEAST_SECONDS
 from legion_iot.planning.strips import strips
 
 BANDWIDTH = 100e6 / 8  # bytes per second
+
+
+MakePlan = Callable[[Network, Mapping[str, float]], Plan]  # for agents of these speeds, in FLOP per second
+
+
+def by_speed(make_plan: MakePlan) -> Planner:
+    """A planner that has one device of each class of board run the whole network, and leaves the rest to `make_plan`.
+
+    The network is run as its trunk, in one block, and its tail.
+    """
+
+    def plan(problem: Problem) -> Planning:
+        readings = yield whole_runs(problem)
+        predictor = Predictor.of(problem).with_readings(readings)
+        return make_plan(problem.network, speeds(predictor))
+
+    return plan
+
+
+def after_whole_runs(planner: Planner) -> Planner:
+    """The same planner, but one device of each class of board runs the whole network first, for comparison."""
+
+    def plan(problem: Problem) -> Planning:
+        yield whole_runs(problem)
+        return (yield from planner(problem))
+
+    return plan
+
+
+def whole_runs(problem: Problem) -> tuple[Wish, ...]:
+    """What tells how long one device takes for everything, on the first of each class of board."""
+    network = problem.network
+    wishes: list[Wish] = []
+    for device in {each.board: each for each in reversed(problem.group.devices)}.values():
+        if network.units:
+            last = len(network.units) - 1
+            whole = Region.whole(network.graph.tensors[network.units[last].reference])
+            wishes.append(TileRun(device.name, 0, last, whole))
+        if network.tail:
+            wishes.append(TailRun(device.name))
+    return tuple(wishes)
+
+
+def whole_seconds(predictor: Predictor, device: str) -> float:
+    """What a device takes for the whole network, predicted."""
+    network = predictor.network
+    if not network.units:
+        return predictor.tail_seconds(device)
+    last = len(network.units) - 1
+    return predictor.tile_seconds(device, 0, last, predictor.tile_rows.whole(last)) + predictor.tail_seconds(device)
+
+
+def speeds(predictor: Predictor) -> dict[str, float]:
+    """FLOP per second of each device, over the whole network."""
+    flops = max(1, predictor.network.flops)
+    return {name: flops / max(whole_seconds(predictor, name), LEAST_SECONDS) for name in predictor.group.names}
 
 
 def balanced(network: Network, speeds: Mapping[str, float], least_blocks: int = 1) -> Plan:

@@ -1,0 +1,119 @@
+"""A live group as a planner sees it: who is online, on what link, and what was measured, by what the broker retains."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from legion_iot.errors import AgentError, ProtocolError
+from legion_iot.planning.links import ASSUMED, bounded
+from legion_iot.planning.problem import Device, Group, Link
+from legion_iot.planning.routing import ORCHESTRATOR
+from legion_iot.planning.samples import Samples
+from legion_iot.profiles import MEASUREMENTS, ProfileFile
+from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
+from legion_iot.transport.paho import PahoConnection
+from legion_iot.wire import codec
+from legion_iot.wire.messages import AgentInfo, AgentState, Profile
+from legion_iot.wire.topics import AgentTopic, Topics
+
+OPEN_TIMEOUT = 10.0  # seconds
+QUIET = 0.5  # seconds without a message after which all that is retained has come
+LONGEST = 20.0  # seconds for all of it
+
+
+@dataclass(frozen=True, slots=True)
+class LiveGroup:
+    """The devices that are online, in order of their names; `assumed` are those whose link nobody has measured."""
+
+    group: Group
+    samples: Samples
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Retained:
+    """What agents say of themselves, by name."""
+
+    states: dict[str, AgentState] = field(default_factory=dict)
+    infos: dict[str, AgentInfo] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+
+    def take(self, topics: Topics, message: Message) -> None:
+        """Take in a message; raises ProtocolError where it is none of these."""
+        match topics.parse(message.topic):
+            case AgentTopic(agent=agent, kind="state"):
+                self.states[agent] = codec.from_json(AgentState, message.payload)
+            case AgentTopic(agent=agent, kind="info"):
+                self.infos[agent] = codec.from_json(AgentInfo, message.payload)
+            case AgentTopic(agent=agent, kind="profile"):
+                self.profiles[agent] = codec.from_json(Profile, message.payload)
+            case _:
+                raise ProtocolError(f"{message.topic} is not what an agent says of itself")
+
+
+def read_group(address: BrokerAddress, base_topic: str = "legion", state_directory: Path | None = None) -> LiveGroup:
+    """The group at a broker; `state_directory` has what an orchestrator on this machine has measured.
+
+    Raises BrokerError where the broker cannot be used, AgentError where no agent is online.
+    """
+    topics, messages = Topics(base_topic), queue.SimpleQueue[Message]()
+
+    def on_event(event: TransportEvent) -> None:
+        if isinstance(event, Message):
+            messages.put(event)
+
+    connection = PahoConnection(address, f"legion-reader-{secrets.token_hex(4)}", on_event)
+    connection.open(OPEN_TIMEOUT)
+    try:
+        connection.subscribe([(topics.agent("+", kind), 1) for kind in ("profile", "info", "state")])
+        retained = _collect(topics, messages)
+    finally:
+        connection.close()
+    path = None if state_directory is None else state_directory / MEASUREMENTS
+    known = ProfileFile(path, address.endpoint)
+    return live_group(retained, known.samples, known.link)
+
+
+def _collect(topics: Topics, messages: queue.SimpleQueue[Message]) -> Retained:
+    retained, end = Retained(), time.monotonic() + LONGEST
+    while time.monotonic() < end:
+        try:
+            message = messages.get(timeout=QUIET)
+            if message.payload:  # else it was cleared just now
+                retained.take(topics, message)
+        except queue.Empty:
+            break
+        except ProtocolError:
+            continue  # of another version, or nobody's; the orchestrator says so
+    return retained
+
+
+def live_group(retained: Retained, samples: Samples, own_link: Link | None) -> LiveGroup:
+    """What agents say of themselves, put together with what the orchestrator has measured.
+
+    Raises AgentError where no agent is online.
+    """
+    names = sorted(name for name, state in retained.states.items() if state.state == "online")
+    names = [name for name in names if name in retained.infos]
+    if not names:
+        raise AgentError("no agent is online; start agents with: legion-agent --broker URL")
+    links = _links(retained.profiles, own_link)
+    devices = []
+    for name in names:
+        info = retained.infos[name]
+        devices.append(Device(name, info.board_class, links.get(name, ASSUMED), info.memory_bytes))
+        if (profile := retained.profiles.get(name)) is not None:
+            own = (sample for sample in profile.samples if sample.board == profile.board)
+            samples = samples.merge(Samples.of(own))
+    group = Group(tuple(devices), links.get(ORCHESTRATOR, ASSUMED))
+    return LiveGroup(group, samples, tuple(name for name in (*names, ORCHESTRATOR) if name not in links))
+
+
+def _links(profiles: Mapping[str, Profile], own_link: Link | None) -> dict[str, Link]:
+    links = {name: bounded(profile.link) for name, profile in profiles.items() if profile.link is not None}
+    return links if own_link is None else {**links, ORCHESTRATOR: own_link}

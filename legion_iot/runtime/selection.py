@@ -1,0 +1,167 @@
+"""Which plan a group is to run: found by a campaign, and until then one that needs no measuring.
+
+| the members are            | and                              | the plan that is wanted                             |
+|----------------------------|----------------------------------|-----------------------------------------------------|
+| those of the last campaign | it has found a plan              | that one                                            |
+| those of the last campaign | it has ended without one         | one by the speeds that are known                    |
+| any other                  | –                                | none yet: a campaign begins                         |
+| those of a campaign        | it tries a plan                  | that one                                            |
+| those of a campaign        | requests wait, without any plan  | one by the speeds that are known                    |
+
+A plan that is in force stays so until another one is wanted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from legion_iot.errors import AgentError, ModelError
+from legion_iot.model.blocks import Network
+from legion_iot.planning.costs import Predictor
+from legion_iot.planning.links import ASSUMED, bounded
+from legion_iot.planning.plan import Plan, check
+from legion_iot.planning.planners.balanced import MakePlan, speeds
+from legion_iot.planning.problem import Device, Group, Link, Objective
+from legion_iot.planning.routing import ORCHESTRATOR
+from legion_iot.planning.samples import Samples
+from legion_iot.runtime.campaign import Action, Campaign, Effort, Finished, Member, TryPlan
+from legion_iot.runtime.orchestrator_events import RequestEnded
+from legion_iot.runtime.trial import Trial
+from legion_iot.wire.messages import Profile
+
+INTERIM_AFTER = 0.5  # seconds that a request waits for a campaign before a plan is made without it
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a plan was found: what it has cost, in parts and in seconds from begin to end, and why there is none."""
+
+    effort: Effort
+    seconds: float
+    reason: str = ""
+
+
+class Selection:
+    """The state of it. `samples` and `own_link` are what is known, and grow; `doubts` are by participant."""
+
+    def __init__(self, network: Network, make_plan: MakePlan, first_number: int, objective: Objective) -> None:
+        self.samples = Samples()
+        self.own_link: Link | None = None
+        self.campaign: Campaign | None = None
+        self.trial: Trial | None = None
+        self.outcome: Outcome | None = None
+        self.doubts: dict[str, str] = {}
+        self._network, self._make_plan, self._objective = network, make_plan, objective
+        self._numbers = itertools.count(first_number)
+        self._members: tuple[Member, ...] = ()
+        self._chosen: Plan | None = None
+        self._begun = 0.0
+
+    # --- what is wanted ---
+
+    def begin(self, members: tuple[Member, ...], now: float) -> list[Action]:
+        """Begin a campaign, unless these members have theirs."""
+        if [_kind(member) for member in members] == [_kind(member) for member in self._members]:
+            return []
+        self.forget()
+        self._members, self._begun = members, now
+        self.campaign = Campaign(self._network, members, self.samples, self.own_link, self._numbers, self._objective)
+        return self.after(self.campaign.begin(now), now)
+
+    def forget(self) -> None:
+        """The group is not what it was: what is under way does not count."""
+        self.campaign = self.trial = self._chosen = None
+        self._members = ()
+
+    def wanted(self, waited: float) -> Plan | None:
+        """The plan that is to be in force, or None to leave things as they are.
+
+        `waited` are the seconds that a request has waited for any plan. Raises LegionError where none can be made.
+        """
+        if self.trial is not None:
+            return self.trial.plan
+        if self._chosen is None and waited >= INTERIM_AFTER:
+            return self._by_known_speeds()
+        return self._chosen
+
+    def predictor(self) -> Predictor:
+        """What samples say of the members; raises AgentError where there are none."""
+        devices = tuple(Device(m.name, m.board, m.link or ASSUMED, m.memory_bytes) for m in self._members)
+        return Predictor(self._network, Group(devices, self.own_link or ASSUMED), self.samples)
+
+    def _by_known_speeds(self) -> Plan:
+        """Raises AgentError where the plan is none for these members."""
+        plan = self._make_plan(self._network, speeds(self.predictor()))
+        if wrong := self._wrong(plan):
+            raise AgentError(wrong)
+        return plan
+
+    # --- what happens ---
+
+    def learn(self, agent: str, profile: Profile) -> Link | None:
+        """What an agent knows of its class of board; returns its link, as it can be."""
+        found = Samples.of(sample for sample in profile.samples if sample.board == profile.board)
+        self.samples = self.samples.merge(found)
+        if self.campaign is not None:
+            self.campaign.samples = self.samples
+        if found.doubts:
+            self.doubts[agent] = next(iter(found.doubts.values()))
+        if profile.link is None or bounded(profile.link) == profile.link:
+            return profile.link
+        self.doubts[agent] = f"reported a link that cannot be ({profile.link})"
+        return bounded(profile.link)
+
+    def after(self, actions: list[Action], now: float) -> list[Action]:
+        """What the campaign wants of others, from all it wants."""
+        assert self.campaign is not None
+        self.samples = self.campaign.samples
+        self.own_link = self.campaign.links.get(ORCHESTRATOR)
+        self.doubts |= self.campaign.doubts
+        others: list[Action] = []
+        for action in actions:
+            match action:
+                case TryPlan(plan=plan) if not (wrong := self._wrong(plan)):
+                    self.trial = Trial(plan, self._objective, self._numbers)
+                case TryPlan():
+                    self._finish(None, wrong, now)
+                case Finished(plan=plan, reason=reason):
+                    self._finish(plan, reason, now)
+                case _:
+                    others.append(action)
+        return others
+
+    def trial_ended(self, ended: RequestEnded, now: float) -> list[Action]:
+        """A request of a trial has ended; those of an older one change nothing."""
+        trial = self.trial
+        if trial is None or self.campaign is None:
+            return []
+        trial.ended(ended, now)
+        if not trial.done:
+            return []
+        self.trial = None
+        return self.after(self.campaign.tried(trial.plan, trial.reading, trial.failure, now), now)
+
+    def _finish(self, plan: Plan | None, reason: str, now: float) -> None:
+        assert self.campaign is not None
+        if plan is not None:
+            reason = self._wrong(plan)
+        self.outcome = Outcome(self.campaign.effort, now - self._begun, reason)
+        self.campaign = self.trial = None
+        self._chosen = self._by_known_speeds() if plan is None or reason else plan
+
+    def _wrong(self, plan: Plan) -> str:
+        """What is wrong with a planner's plan; empty where nothing is."""
+        names = {member.name for member in self._members}
+        if strangers := sorted(set(plan.agents) - names):
+            return f"the plan gives work to {', '.join(strangers)}, not online; start those agents first"
+        try:
+            check(plan, self._network)
+        except ModelError as error:
+            return str(error)
+        return ""
+
+
+def _kind(member: Member) -> tuple[str, str, int | None]:
+    """What makes a plan for one member another one than that for another; its link is measured meanwhile."""
+    return member.name, member.board, member.memory_bytes
