@@ -8,6 +8,7 @@ may be computed in parts (`borders`).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 
 from legion_iot.model.blocks import Network
@@ -16,9 +17,11 @@ from legion_iot.planning.borders import border_first
 from legion_iot.planning.memory import fits
 from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.ranking import Ranking
+from legion_iot.planning.shortest_path import Division
 from legion_iot.planning.strips import map_height, whole_map
 
 MOST_TILES = 2000  # in all plans that are estimated, so that it takes a few tenths of a second
+STEPS = (-4, -2, -1, 1, 2, 4)  # units by which a cut of a division is moved
 HANDED = 16  # a part of a map's rows that is handed over in one change
 
 # The plans that differ from a plan in one block, given by its number, or in that block and the next one.
@@ -37,6 +40,28 @@ def refined(ranking: Ranking, plan: Plan) -> Plan:
         sweep.over(with_merged_blocks, with_moved_cut)
         sweep.over(_handed_over)
     return border_first(ranking, sweep.best)
+
+
+def refined_division(ranking: Ranking, make: Callable[[Division], Plan], division: Division) -> Plan:
+    """The plan that `make` makes of a division, or of one that the estimate prefers: with a cut more, less or moved."""
+    best, plan, tiles = division, make(division), 0
+    while True:
+        others = {other: make(other) for other in _neighbours(best)}
+        tiles += sum(len(block.tiles) for other in others.values() for block in other.blocks)
+        next_best = min(others, key=lambda other: ranking.seconds(others[other]), default=best)
+        if next_best == best or tiles > MOST_TILES or ranking.seconds(others[next_best]) >= ranking.seconds(plan):
+            return plan
+        best, plan = next_best, others[next_best]
+
+
+def _neighbours(division: Division) -> Iterator[Division]:
+    """Divisions with one cut more or less, or one moved by a few units."""
+    ends, count = {last for _, last in division[:-1]}, division[-1][1]
+    changed = [ends ^ {cut} for cut in range(count)]
+    changed += [ends - {cut} | {cut + step} for cut in sorted(ends) for step in STEPS if 0 <= cut + step < count]
+    for cuts in changed:
+        bounds = [-1, *sorted(cuts), count]
+        yield tuple((before + 1, last) for before, last in itertools.pairwise(bounds))
 
 
 class _Sweep:

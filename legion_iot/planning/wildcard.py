@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 from legion_iot.planning.costs import Predictor
 from legion_iot.planning.plan import Block, Plan
+from legion_iot.planning.problem import Reading, TileRun
 from legion_iot.planning.ranking import Ranking
 
-WORTH = 0.03  # of the best time: less is not worth a run
+WORTH_TILE = 0.04  # of the plan's time: less uncertain tiles are not run
+WORTH = 0.05  # of the best time: less is not worth a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +65,42 @@ def next_card(found: Sequence[Outlook]) -> Plan | None:
     return promising.plan if best.is_measured else best.plan
 
 
+def next_tile(predictor: Predictor, plan: Plan, seconds: float) -> TileRun | None:
+    """The tile of fused units whose run tells most about a plan that takes so many seconds; None where none tells much.
+
+    It is the one with the most uncertain time, of those whose block has not been run on such a board at any height.
+    """
+    best, most = None, WORTH_TILE * seconds
+    for block in _blocks(plan):
+        for tile in block.tiles if block.last > block.first else ():
+            run = TileRun(tile.agent, block.first, block.last, tile.region)
+            deviation = predictor.tile_estimate(tile.agent, block.first, block.last, tile.region).deviation
+            if deviation > most and not _is_known(predictor, run):
+                best, most = run, deviation
+    return best
+
+
+def _is_known(predictor: Predictor, run: TileRun) -> bool:
+    """Whether the block of a run was measured on such a board."""
+    sample = predictor.sample(run, Reading(1.0))
+    assert sample is not None, "a tile's run is a sample"
+    return any(known.units == sample.units for known in predictor.samples.of_board(sample.board))
+
+
 def _relative_deviation(predictor: Predictor, plan: Plan, best: Plan) -> float:
-    """Of the plan's time beside that of the best plan: both have the error of the blocks they share.
+    """Of the plan's time beside that of the best plan: both have the errors of the blocks they share, at any height.
 
     The slowest tile of a block stands for it; blocks err independently of each other.
     """
-    mine, others = _blocks(plan), _blocks(best)
-    total = sum(_slowest(predictor, block)[0] for block in mine)
-    variance = sum(
-        _slowest(predictor, block)[1] ** 2
-        for block in dict.fromkeys((*mine, *others))
-        if not (block in mine and block in others)
-    )
-    return math.sqrt(variance) / total if total else 0.0
+    mine, others = _by_units(plan), _by_units(best)
+    total = sum(_slowest(predictor, block)[0] for block in mine.values())
+    apart = [block for key, block in (*mine.items(), *others.items()) if not (key in mine and key in others)]
+    return math.sqrt(sum(_slowest(predictor, block)[1] ** 2 for block in apart)) / total if total else 0.0
+
+
+def _by_units(plan: Plan) -> dict[tuple[object, ...], Block]:
+    """The blocks of a plan, by what they are alike in with those of another one: their units, and their agents."""
+    return {(block.first, block.last, frozenset(t.agent for t in block.tiles)): block for block in _blocks(plan)}
 
 
 def _blocks(plan: Plan) -> tuple[Block, ...]:

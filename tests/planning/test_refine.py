@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from legion_iot.planning.hub import hub_plan, strips_of_speeds
 from legion_iot.planning.memory import fits, plan_memory_bytes
 from legion_iot.planning.plan import Block, Plan, check
+from legion_iot.planning.problem import Link
 from legion_iot.planning.ranking import Ranking
-from legion_iot.planning.refine import refined
+from legion_iot.planning.refine import refined, refined_division
 from legion_iot.planning.strips import map_height, strip_tiles, strips
 from legion_iot.planning.whole import whole_plan
 from tests.planning.problems import Case, case, cases
+from tests.planning.test_balanced import divisions
+from tests.planning.test_halo_search import five_units
 from tests.runtime.networks import NETWORKS
 
 
@@ -49,3 +54,26 @@ def test_a_plan_that_fits_still_fits(seed: int) -> None:
     limited = case(network, speeds, memory=dict(plan_memory_bytes(network, plan)))
     better = refined(Ranking(limited.problem, limited.costs), plan)
     assert fits(network, better, limited.problem.group)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_refined_division_is_as_good_as_any_with_one_change(seed: int) -> None:
+    """From a random division of five units; in the end no cut more, less or moved by a unit is better."""
+    network, draw = five_units(), random.Random(seed)
+    given_case = case(network, {"ant": 3e6, "bee": 1e6}, lambda name: Link(1e-3, 1e6, 1e6))
+    rows = strips_of_speeds(given_case.problem, {"ant": 3.0, "bee": 1.0})
+    ranking = Ranking(given_case.problem, given_case.costs)
+
+    def seconds(division: list[tuple[int, int]]) -> float:
+        return ranking.seconds(hub_plan("test", given_case.problem, "ant", rows, tuple(division)))
+
+    every = list(divisions(5))
+    start = draw.choice(every)
+    plan = refined_division(
+        ranking, lambda changed: hub_plan("test", given_case.problem, "ant", rows, changed), tuple(start)
+    )
+    found = [(block.first, block.last) for block in plan.blocks]
+    assert seconds(found) <= seconds(start)
+    cuts = {last for _, last in found[:-1]}
+    near = [d for d in every if len({last for _, last in d[:-1]} ^ cuts) <= 1]
+    assert seconds(found) <= min(seconds(division) for division in near)

@@ -1,11 +1,12 @@
 """Planner `auto`: the best plan of all kinds by the estimate, and a few real runs where they could change the choice.
 
 Candidates are the plans of `single`, `frames`, `halo`, and of the published kinds: `layerwise`, `deepthings`, `aofl`,
-and Legion's with the predicted cost matrix. At most `CARDS` of them are really run (`wildcard`), the most promising
-first; each run corrects the predictions of the others. As one device alone is a candidate, the choice is never one that
+and Legion's with the predicted cost matrix. At most `CARDS` things are really run (`wildcard`): first tiles of fused
+units on which the leading plan's time hangs, each followed by a new search; then whole plans, the most promising first,
+each of which corrects the predictions of the others. As one device alone is a candidate, the choice is never one that
 is known, or thought, to be slower.
 
-Spends: what `learn` asks, then at most `CARDS` runs of whole plans.
+Spends: what `learn` asks, then at most `CARDS` runs.
 """
 
 from __future__ import annotations
@@ -13,46 +14,68 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from legion_iot.errors import AgentError
-from legion_iot.planning.costs import Predictor
-from legion_iot.planning.hub import fastest, hub_costs, hub_plan, strips_by_speed
+from legion_iot.planning.hub import Strips, fastest, hub_costs, hub_plan, strips_by_speed, strips_of_speeds
 from legion_iot.planning.learning import learn
 from legion_iot.planning.memory import fits, too_little_memory
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.planners.aofl import aofl_plan
 from legion_iot.planning.planners.deepthings import deepthings_plan
 from legion_iot.planning.planners.frames import frames_plan
-from legion_iot.planning.planners.halo import halo_plan
+from legion_iot.planning.planners.halo import coarse_halo_plan
 from legion_iot.planning.planners.layerwise import layerwise_plan
-from legion_iot.planning.planners.legion import merged
-from legion_iot.planning.planners.single import single_plan
+from legion_iot.planning.planners.legion import board_speeds, merged
+from legion_iot.planning.planners.single import single, single_plan
 from legion_iot.planning.problem import Planning, PlanRun, Problem
 from legion_iot.planning.ranking import Ranking
+from legion_iot.planning.refine import refined, refined_division
 from legion_iot.planning.shortest_path import best_division
 from legion_iot.planning.tables import StripTables
-from legion_iot.planning.wildcard import next_card, outlooks
+from legion_iot.planning.wildcard import next_card, next_tile, outlooks
 
-CARDS = 3
+CARDS = 3  # the last one is kept for a whole plan
 
-Proposal = Callable[[Ranking, Predictor], Sequence[Plan]]
+Proposal = Callable[[Ranking], Sequence[Plan]]
+Refinement = Callable[[Ranking, Plan], Plan]  # small changes to the best plan, kept where they help
 
 
 def auto(problem: Problem) -> Planning:
     """Raises AgentError where no plan is found that fits the devices' memory."""
-    return chosen_among(problem, candidates)
+    return chosen_among(
+        problem, candidates, lambda ranking, plan: refined(ranking, plan) if plan.planner == "halo" else plan
+    )
 
 
 def auto_within_fss(problem: Problem) -> Planning:
     """The same with only the plans that `fss` chooses among: to see what is lost by not running everything."""
-    return chosen_among(problem, lambda ranking, predictor: hub_candidates(ranking.problem, predictor))
+    if not problem.network.units:
+        return (yield from single(problem))
+    speeds = yield from board_speeds(problem)
+    hub, rows = max(speeds, key=lambda name: speeds[name]), strips_of_speeds(problem, speeds)
+    return (
+        yield from chosen_among(
+            problem,
+            lambda ranking: hub_candidates(ranking, hub, rows),
+            lambda ranking, plan: _recut(ranking, plan, rows),
+        )
+    )
 
 
-def chosen_among(problem: Problem, propose: Proposal) -> Planning:
-    """The best of the proposed plans, by estimate and a few real runs."""
+def chosen_among(problem: Problem, propose: Proposal, refine: Refinement) -> Planning:
+    """The best of the proposed plans, by estimate and a few real runs: of tiles, then of whole plans."""
     predictor = yield from learn(problem)
-    ranking = Ranking(problem, predictor)
-    plans = list(dict.fromkeys(propose(ranking, predictor)))
+    cards = CARDS
+    while True:
+        ranking = Ranking(problem, predictor)
+        plans = list(dict.fromkeys(propose(ranking)))
+        best = ranking.best(plans)
+        tile = next_tile(predictor, best, ranking.seconds(best)) if cards > 1 else None
+        if tile is None:
+            break
+        predictor = predictor.with_readings((yield (tile,)))
+        cards -= 1
+    plans[plans.index(best)] = refine(ranking, best)
     measured: dict[Plan, float] = {}
-    for _ in range(CARDS):
+    for _ in range(cards):
         card = next_card(outlooks(ranking, predictor, plans, measured))
         if card is None:
             break
@@ -63,27 +86,41 @@ def chosen_among(problem: Problem, propose: Proposal) -> Planning:
     return outlooks(ranking, predictor, plans, measured)[0].plan
 
 
-def candidates(ranking: Ranking, predictor: Predictor) -> list[Plan]:
+def candidates(ranking: Ranking) -> list[Plan]:
     """The plans of every kind that fit the devices' memory. Raises AgentError where there is none."""
     problem, found = ranking.problem, []
-    for make in (single_plan, frames_plan, lambda ranking: halo_plan(problem, predictor, ranking)):
+    for make in (single_plan, frames_plan, coarse_halo_plan):
         try:
             found.append(make(ranking))
         except AgentError:  # this kind needs more memory than there is
             continue
     if len(problem.group.devices) > 1:
-        plans = [layerwise_plan(problem, predictor), deepthings_plan(ranking), aofl_plan(problem, predictor)]
-        plans += hub_candidates(problem, predictor)
+        plans = [layerwise_plan(problem, ranking.costs), deepthings_plan(ranking), aofl_plan(problem, ranking.costs)]
+        hub, rows = fastest(problem, ranking.costs), strips_by_speed(problem, ranking.costs)
+        plans += hub_candidates(ranking, hub, rows)
         found += [plan for plan in plans if fits(problem.network, plan, problem.group)]
     if not found:
         raise too_little_memory(problem.network)
     return found
 
 
-def hub_candidates(problem: Problem, predictor: Predictor) -> list[Plan]:
+def hub_candidates(ranking: Ranking, hub: str, rows: Sequence[Strips]) -> list[Plan]:
     """The division of least predicted cost, and the next one by merging two of its blocks."""
-    hub, rows = fastest(problem, predictor), strips_by_speed(problem, predictor)
-    costs = hub_costs(problem, StripTables(problem, predictor), hub, rows)
+    problem = ranking.problem
+    costs = hub_costs(problem, StripTables(problem, ranking.costs), hub, rows)
     division = best_division(costs)
     divisions = [division, merged(costs, division)] if len(division) > 1 else [division]
     return [hub_plan("legion", problem, hub, rows, division) for division in divisions]
+
+
+def _refined_halo(ranking: Ranking, plan: Plan) -> Plan:
+    """Plans of other kinds stay what they are."""
+    return refined(ranking, plan) if plan.planner == "halo" else plan
+
+
+def _recut(ranking: Ranking, plan: Plan, rows: Sequence[Strips]) -> Plan:
+    """The plan with the best cuts by the estimate, in the same strips."""
+    division = tuple((block.first, block.last) for block in plan.blocks)
+    return refined_division(
+        ranking, lambda changed: hub_plan(plan.planner, ranking.problem, plan.hub, rows, changed), division
+    )

@@ -33,16 +33,19 @@ def halo(problem: Problem) -> Planning:
     return halo_plan(problem, costs)
 
 
-def halo_plan(problem: Problem, costs: Costs, ranking: Ranking | None = None) -> Plan:
-    """The best plan found; deterministic, and never slower than one device by the estimate.
+def halo_plan(problem: Problem, costs: Costs) -> Plan:
+    """The best plan found; deterministic, and never slower than one device by the estimate."""
+    ranking = Ranking(problem, costs)
+    return refined(ranking, coarse_halo_plan(ranking))
 
-    `ranking` is that of the same problem and costs, where there is one already.
-    """
-    ranking = ranking or Ranking(problem, costs)
-    found = [plan for plan in _candidates(problem, costs) if fits(problem.network, plan, problem.group)]
+
+def coarse_halo_plan(ranking: Ranking) -> Plan:
+    """The best plan that is not refined yet."""
+    problem = ranking.problem
+    found = [plan for plan in _candidates(problem, ranking.costs) if fits(problem.network, plan, problem.group)]
     if not found:
         raise too_little_memory(problem.network)
-    return refined(ranking, ranking.best(found))
+    return ranking.best(found)
 
 
 def _candidates(problem: Problem, costs: Costs) -> Iterator[Plan]:
