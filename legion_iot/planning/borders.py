@@ -44,6 +44,9 @@ def border_first(ranking: Ranking, plan: Plan) -> Plan:
                 is_better = ranking.seconds(candidate) < ranking.seconds(best)
                 if is_better and fits(ranking.problem.network, candidate, ranking.problem.group):
                     best = candidate
+        # A further pass gains less than the first one.
+        if ranking.seconds(best) > (1 - LEAST_GAIN / 2) * ranking.seconds(plan):
+            return plan
     return best if ranking.seconds(best) <= (1 - LEAST_GAIN) * ranking.seconds(plan) else plan
 
 

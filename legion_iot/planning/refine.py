@@ -20,7 +20,7 @@ from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.shortest_path import Division
 from legion_iot.planning.strips import map_height, whole_map
 
-MOST_TILES = 2000  # in all plans that are estimated, so that it takes a few tenths of a second
+MOST_TILES = 1500  # in all plans that are estimated, so that it takes a few tenths of a second
 STEPS = (-4, -2, -1, 1, 2, 4)  # units by which a cut of a division is moved
 HANDED = 16  # a part of a map's rows that is handed over in one change
 

@@ -18,7 +18,7 @@ from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.strips import whole_map
 from legion_iot.planning.whole import whole_plan
 
-COARSE = 24  # values of L that are estimated first; then all near the best of them
+COARSE = 12  # values of L that are estimated first; then all near the best of them
 
 
 def deepthings(problem: Problem) -> Planning:
