@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from legion_iot.cli.console import err, find_model, out, progress_line
+from legion_iot.cli.devices import BASE_TOPIC, BROKER, CREDENTIALS, DEVICES, known_group
 from legion_iot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 def cost(
     model: str = typer.Argument(help="A .tflite file, or a name from `legion zoo list`."),
-    devices: Path = typer.Option(..., help="A TOML file that says what the devices are (docs/planning.md)."),
+    devices: Path = DEVICES,
+    broker: str = BROKER,
+    base_topic: str = BASE_TOPIC,
+    credentials: Path = CREDENTIALS,
     device: str = typer.Option("", help="One device's matrices, its halos included, instead of the group's."),
     input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
     picture: Path = typer.Option(None, help="Draw all matrices as heat maps into a .png file."),
@@ -27,25 +31,27 @@ def cost(
 ) -> None:
     """Show Legion's cost matrices: S, E, R and A of each device, and T of the group.
 
+    Without --devices, of the agents that are online at a broker, by what they have measured.
+
     Example: legion cost vgg16 --devices group.toml --picture cost.png
     """
     from legion_iot.bench.model_file import open_network  # noqa: PLC0415 — loads numpy
     from legion_iot.cli import cost_picture, cost_tables  # noqa: PLC0415
-    from legion_iot.cli.devices import read_device_file  # noqa: PLC0415
     from legion_iot.cli.picture import check_picture  # noqa: PLC0415
     from legion_iot.planning.costs import Predictor  # noqa: PLC0415
     from legion_iot.planning.matrices import cost_matrices  # noqa: PLC0415
-    from legion_iot.planning.samples import Samples  # noqa: PLC0415
 
     if picture is not None:
         check_picture(picture)
-    told = read_device_file(devices)
+    told = known_group(devices, broker, base_topic, credentials)
     if device and device not in told.group.names:
-        raise UsageError(f"there is no device {device!r} in {devices}; it names {', '.join(told.group.names)}")
+        raise UsageError(
+            f"there is no device {device!r} in {devices or 'the group'}; it names {', '.join(told.group.names)}"
+        )
     with progress_line(quiet=as_json) as progress:
         path, name = find_model(model, progress)
         network = open_network(path, input_shape)
-    matrices = cost_matrices(Predictor(network, told.group, Samples(), told.speeds, told.overheads))
+    matrices = cost_matrices(Predictor(network, told.group, told.samples, told.speeds, told.overheads))
     if picture is not None and network.units:
         title = f"{name} on {len(told.group.devices)} devices"
         cost_picture.draw(matrices, device or matrices.devices[0], title, picture)

@@ -1,17 +1,40 @@
-"""Device files, as commands read them."""
+"""The devices that commands plan for: from a file that describes them, or those of a live group."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import typer
+
+from legion_iot.cli.console import err
 from legion_iot.errors import InputError
+from legion_iot.files import state_directory
 
 if TYPE_CHECKING:
-    from legion_iot.planning.device_file import DeviceFile
+    from legion_iot.planning.device_file import KnownGroup
 
 
-def read_device_file(path: Path) -> DeviceFile:
+# The options of commands that plan.
+DEVICES: Any = typer.Option(None, help="A TOML file that says what the devices are (docs/planning.md).")
+BROKER: Any = typer.Option(
+    "", envvar="LEGION_BROKER", help="Where the agents are online.  [default: the bundle's, or this machine's]"
+)
+BASE_TOPIC: Any = typer.Option("", help="The group's topic.  [default: the bundle's, or legion]")
+CREDENTIALS: Any = typer.Option(
+    None, envvar="LEGION_CREDENTIALS", help="The bundle of `legion broker add-device --role observer`."
+)
+
+
+def known_group(devices: Path | None, broker: str, base_topic: str, credentials: Path | None) -> KnownGroup:
+    """What a device file says, or where there is none, what is known of the agents that are online.
+
+    Raises InputError, UsageError, BrokerError or AgentError.
+    """
+    return _live_group(broker, base_topic, credentials) if devices is None else read_device_file(devices)
+
+
+def read_device_file(path: Path) -> KnownGroup:
     """The devices a TOML file describes; raises InputError with the file's name, the key, and what is allowed."""
     from legion_iot.planning.device_file import parse_device_file  # noqa: PLC0415 — loads numpy
     from legion_iot.toml_tables import read_text  # noqa: PLC0415
@@ -21,3 +44,23 @@ def read_device_file(path: Path) -> DeviceFile:
         return parse_device_file(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _live_group(broker: str, base_topic: str, credentials: Path | None) -> KnownGroup:
+    from legion_iot.orchestrator.group import read_group  # noqa: PLC0415 — loads numpy
+    from legion_iot.planning.device_file import KnownGroup  # noqa: PLC0415
+    from legion_iot.transport.credentials import DEFAULT_BASE_TOPIC, broker_address, read_bundle  # noqa: PLC0415
+
+    bundle = None if credentials is None else read_bundle(credentials)
+    topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
+    live = read_group(broker_address(bundle, broker), topic, state_directory())
+    unknown = sorted({device.board for device in live.group.devices} - set(live.samples.boards))
+    if unknown:
+        _warn(f"nothing was measured on {', '.join(unknown)}: its times are guesses until the orchestrator has served")
+    if live.assumed:
+        _warn(f"the link of {', '.join(live.assumed)} was not measured; 100 Mbit/s is assumed")
+    return KnownGroup(live.group, {}, {}, live.samples)
+
+
+def _warn(text: str) -> None:
+    err.print(text, style="yellow", markup=False, soft_wrap=True)

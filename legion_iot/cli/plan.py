@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from legion_iot.cli.console import err, find_model, finite, out, progress_line
+from legion_iot.cli.devices import BASE_TOPIC, BROKER, CREDENTIALS, DEVICES, known_group
 from legion_iot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ _OBJECTIVES = ("latency", "throughput")
 
 def plan(
     model: str = typer.Argument(help="A .tflite file, or a name from `legion zoo list`."),
-    devices: Path = typer.Option(..., help="A TOML file that says what the devices are (docs/planning.md)."),
+    devices: Path = DEVICES,
+    broker: str = BROKER,
+    base_topic: str = BASE_TOPIC,
+    credentials: Path = CREDENTIALS,
     planner: str = typer.Option("auto", help="Who plans: auto, halo, legion, … (docs/planning.md)."),
     objective: str = typer.Option("latency", help="latency of one request, or throughput: answers in a busy group."),
     explain: bool = typer.Option(False, "--explain", help="Say why: devices left out, cuts, other planners."),
@@ -31,11 +35,12 @@ def plan(
 ) -> None:
     """Plan a model for a group of devices, and predict how long a request takes.
 
+    Without --devices, for the agents that are online at a broker, by what they have measured.
+
     Example: legion plan vgg16 --devices group.toml --explain --picture plan.png
     """
     from legion_iot.bench.model_file import open_network  # noqa: PLC0415 — loads numpy
     from legion_iot.cli import plan_outcome, plan_picture, plan_tables  # noqa: PLC0415
-    from legion_iot.cli.devices import read_device_file  # noqa: PLC0415
     from legion_iot.cli.picture import check_picture  # noqa: PLC0415
     from legion_iot.planning.planners import planners  # noqa: PLC0415
     from legion_iot.toml_tables import suggestion  # noqa: PLC0415
@@ -46,7 +51,7 @@ def plan(
         raise UsageError(f"--planner is {planner!r:.60}; {suggestion(planner, planners)}")
     if picture is not None:
         check_picture(picture)
-    told = read_device_file(devices)
+    told = known_group(devices, broker, base_topic, credentials)
     with progress_line(quiet=as_json) as progress:
         path, name = find_model(model, progress)
         network = open_network(path, input_shape)

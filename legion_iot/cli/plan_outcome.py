@@ -10,7 +10,7 @@ from legion_iot.lab.report import BlockReport, TileReport, TurnReport
 from legion_iot.model.blocks import Network
 from legion_iot.planning.bound import lower_bound
 from legion_iot.planning.costs import Predictor
-from legion_iot.planning.device_file import DeviceFile
+from legion_iot.planning.device_file import KnownGroup
 from legion_iot.planning.estimate import Bar, Estimate, estimate
 from legion_iot.planning.explanation import Explanation, explain
 from legion_iot.planning.memory import fits
@@ -19,7 +19,6 @@ from legion_iot.planning.planners import planners
 from legion_iot.planning.problem import Group, Objective, Problem
 from legion_iot.planning.rehearsal import Rehearsal
 from legion_iot.planning.routing import ORCHESTRATOR
-from legion_iot.planning.samples import Samples
 from legion_iot.planning.strips import whole_map
 from legion_iot.planning.whole import whole_plan
 
@@ -129,11 +128,11 @@ def _tile(agent: str, bars: list[Bar], rows: tuple[int, int], parts: int = 1) ->
 
 
 def make(
-    network: Network, model: str, told: DeviceFile, planner: str, objective: Objective, with_reasons: bool
+    network: Network, model: str, told: KnownGroup, planner: str, objective: Objective, with_reasons: bool
 ) -> Outcome:
     """Plan, estimate, and compare. Raises AgentError where no plan fits the devices' memory."""
-    costs = Predictor(network, told.group, Samples(), told.speeds, told.overheads)
-    rehearsal = Rehearsal(Problem(network, told.group, objective), costs)
+    costs = Predictor(network, told.group, told.samples, told.speeds, told.overheads)
+    rehearsal = Rehearsal(Problem(network, told.group, objective, told.samples), costs)
     plan = rehearsal.plan(planners[planner])
     others = {name: each for name, each in planners.items() if name != planner}
     return Outcome(

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from legion_iot.errors import InputError
@@ -32,6 +32,7 @@ from legion_iot.model.arithmetic import ARITHMETIC_CLASSES
 from legion_iot.planning.boards import LEAST_SPEED, MOST_SPEED, Speeds
 from legion_iot.planning.problem import Device, Group, Link
 from legion_iot.planning.routing import ORCHESTRATOR
+from legion_iot.planning.samples import Samples
 from legion_iot.toml_tables import check_keys, device_tables, number, numbered, parse, text, whole
 
 MOST_DEVICES = 64
@@ -46,15 +47,19 @@ _HERE = Link(0.0, math.inf, math.inf)  # of an orchestrator on the broker's mach
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DeviceFile:
-    """A group, and by board what each arithmetic class runs at (operations per second) and what each call costs (s)."""
+class KnownGroup:
+    """A group, and by board what each arithmetic class runs at (operations per second) and what each call costs (s).
+
+    `samples` are what was measured, where the group is a live one.
+    """
 
     group: Group
     speeds: Mapping[str, Speeds]
     overheads: Mapping[str, float]
+    samples: Samples = field(default_factory=Samples)
 
 
-def parse_device_file(content: str) -> DeviceFile:
+def parse_device_file(content: str) -> KnownGroup:
     """The devices that TOML text describes; raises InputError with the key, and what is allowed."""
     table = parse(content)
     check_keys(table, ("device", "orchestrator", "broker"), "the file")
@@ -82,7 +87,7 @@ def parse_device_file(content: str) -> DeviceFile:
         _link(orchestrator, "orchestrator") if orchestrator else _HERE,
         _rate(broker, "rate", "broker") if broker else math.inf,
     )
-    return DeviceFile(group, speeds, overheads)
+    return KnownGroup(group, speeds, overheads)
 
 
 def _devices(table: dict[str, Any], where: str) -> tuple[list[Device], Speeds, float]:

@@ -98,7 +98,7 @@ def test_a_network_without_a_trunk_has_no_matrices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, "--devices"),
+        (("--broker", "mqtt://127.0.0.1:1"), 5, "nobody listens"),
         (("--devices", "none.toml"), 3, "none.toml"),
         (("--devices", "group.toml", "--device", "ant"), 2, "pi1, pi2, slug"),
         (("--devices", "group.toml", "--picture", "cost.jpg"), 2, ".png"),

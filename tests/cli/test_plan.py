@@ -99,7 +99,6 @@ def test_a_plan_for_programs(files: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 WRONG_OPTIONS = {
-    "no devices": ((), 2, "--devices"),
     "another planner": (("--planner", "hallo"), 2, "--planner is 'hallo'; did you mean 'halo'?"),
     "another objective": (("--objective", "speed"), 2, "give latency or throughput"),
     "another kind of picture": (("--picture", "plan.jpg"), 2, "ends in .png"),
@@ -110,8 +109,11 @@ WRONG_OPTIONS = {
 @pytest.mark.parametrize("name", WRONG_OPTIONS)
 def test_wrong_options_are_one_line(name: str, files: tuple[Path, Path]) -> None:
     options, code, words = WRONG_OPTIONS[name]
-    given = ("--devices", files[1]) if options else ()
-    _refused(legion("plan", files[0], *given, *options), code, words)
+    _refused(legion("plan", files[0], "--devices", files[1], *options), code, words)
+
+
+def test_a_group_that_cannot_be_reached_is_one_line(files: tuple[Path, Path]) -> None:
+    _refused(legion("plan", files[0], "--broker", "mqtt://127.0.0.1:1"), 5, "nobody listens")
 
 
 WRONG_FILES = {

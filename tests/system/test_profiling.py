@@ -104,6 +104,7 @@ def test_what_was_measured_outlives_agents_broker_and_orchestrator(stage: Stage,
         assert listener.profiles[measured]["samples"]
         assert listener.profiles[measured]["link"]["up"] > 0
 
+        _plan_for_the_live_group(stage, port, model)
         end(orchestrator)
         orchestrator = an_orchestrator(stage, port, model, 2, tmp_path / "second")  # a new one, with nothing of its own
         orchestrator.wait_for_line("serving: left, right")
@@ -124,6 +125,20 @@ def test_what_was_measured_outlives_agents_broker_and_orchestrator(stage: Stage,
         assert operations <= {"fetch", "probe"}
         end(orchestrator, *agents)
         listener.close()
+
+
+def _plan_for_the_live_group(stage: Stage, port: int, model: Path) -> None:
+    """By what is retained; a broker tells nothing of the orchestrator's own link."""
+    at = ("--broker", f"mqtt://127.0.0.1:{port}", "--base-topic", GROUP, "--json")
+    planned = stage.run("plan", str(model), *at)
+    assert planned.returncode == 0, planned.stderr
+    assert "the link of orchestrator was not measured" in planned.stderr
+    found = json.loads(planned.stdout)
+    assert [device["name"] for device in found["devices"]] == ["left", "right", "orchestrator"]
+    assert 0 < found["bound_s"] <= found["latency_s"] < 10
+    cost = stage.run("cost", str(model), *at)
+    assert cost.returncode == 0, cost.stderr
+    assert {device["board"] for device in json.loads(cost.stdout)["devices"]} == {found["devices"][0]["board"]}
 
 
 def test_a_second_model_of_known_layers_costs_no_run(stage: Stage, tmp_path: Path) -> None:
