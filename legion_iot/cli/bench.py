@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
 from legion_iot.cli.console import err, out, progress_line
+from legion_iot.errors import UsageError
 
 if TYPE_CHECKING:
     from legion_iot.bench.report import BenchReport
@@ -50,6 +52,37 @@ def lab(
     with progress_line(quiet=as_json) as progress:
         wanted = None if lab is None else find_lab(lab)
         report = bench.run(wanted, rootless, bench.QUICK if quick else bench.FULL, progress)
+    _show(report, as_json)
+
+
+@app.command("planner")
+def planner(
+    record: Path | None = typer.Option(None, help="Measure a new trace on this machine; takes about an hour."),
+    trace: Path | None = typer.Option(None, help="Replay this trace.  [default: the one that came with legion-iot]"),
+    quick: bool = typer.Option(False, "--quick", help="Fewer networks and groups; under 50 s on two cores."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """How good the planners' plans are, and what profiling costs them, on recorded times of real runs.
+
+    Example: legion bench planner --quick
+    """
+    from legion_iot.bench.planner import bench  # noqa: PLC0415 — loads numpy
+
+    if record is not None:
+        from legion_iot.bench.planner.record import record as record_trace  # noqa: PLC0415 — loads the runtime
+
+        if trace is not None or quick or as_json:
+            raise UsageError("--record measures and prints nothing else; leave --trace, --quick and --json out")
+        with progress_line(quiet=False) as progress:
+            recorded = record_trace(record, progress)
+        out.print(f"{record}: {', '.join(recorded.networks)}; replay with: legion bench planner --trace {record}",
+                  markup=False, highlight=False)  # fmt: skip
+        return
+    with progress_line(quiet=as_json) as progress:
+        report = bench.run(trace, quick, progress)
+    if not as_json:
+        for line in bench.lines(report):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
     _show(report, as_json)
 
 
