@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         "--cpu-share", type=float, metavar="CORES", help="compute as slowly as with this part of a core, such as 0.2"
     )
     parser.add_argument(
+        "--cpu-quota", type=float, metavar="CORES", help="what the kernel holds it to (default: its control group's)"
+    )
+    parser.add_argument(
         "--memory-mb", type=int, metavar="MB", help="memory this device may use (default: the machine's, or its limit)"
     )
     parser.add_argument("--board", metavar="NAME", help="what this device is called in the group (default: its model)")
@@ -109,6 +112,7 @@ def _run(options: argparse.Namespace) -> None:
             threads=options.threads,
             xnnpack=not options.no_xnnpack,
             cpu_share=None if options.cpu_share is None else check_share(options.cpu_share),
+            cpu_quota=None if options.cpu_quota is None else check_share(options.cpu_quota),
             board=options.board,
             memory_bytes=None if options.memory_mb is None else options.memory_mb * 1_000_000,
         )

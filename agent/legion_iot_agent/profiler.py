@@ -53,7 +53,7 @@ class Profiled:
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """What a run is timed by, in seconds; `quota` are the cores that the kernel holds this process to, or None."""
+    """What a run is timed by, in seconds; `quota` finds the cores that the kernel holds this process to, or None."""
 
     wall: Callable[[], float] = time.perf_counter
     processor: Callable[[], float] = time.thread_time  # of the thread that runs, or where several compute, of all
@@ -61,12 +61,17 @@ class Clocks:
 
 
 class Profiler:
-    """Carries out `profile` commands one after the other, files below `directory`."""
+    """Carries out `profile` commands one after the other, files below `directory`.
 
-    def __init__(self, directory: Path, load: Load, threads: int = 1, clocks: Clocks | None = None) -> None:
+    `quota` are the cores that the kernel is known to hold this process to; None looks for itself.
+    """
+
+    def __init__(
+        self, directory: Path, load: Load, threads: int = 1, quota: float | None = None, clocks: Clocks | None = None
+    ) -> None:
         self._directory = directory
         self._load = load
-        self._threads = threads
+        self._threads, self._quota = threads, quota
         self._clocks = clocks or Clocks(processor=time.thread_time if threads == 1 else time.process_time)
         self._waiting: deque[tuple[Path, Command, str]] = deque(maxlen=MOST_COMMANDS)
         self._slices: Iterator[Profiled | None] | None = None
@@ -140,7 +145,7 @@ class Profiler:
             yield self._clocks.wall() - start
 
     def _timed(self, run: Run, inputs: Sequence[Array]) -> float:
-        quota = self._clocks.quota()
+        quota = self._quota or self._clocks.quota()
         start, worked = self._clocks.wall(), self._clocks.processor()
         run(inputs)
         if quota is not None and quota < self._threads:

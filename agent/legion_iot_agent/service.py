@@ -65,6 +65,7 @@ class AgentOptions:
     threads: int = 1
     xnnpack: bool = True
     cpu_share: float | None = None  # cores; None takes what the machine gives
+    cpu_quota: float | None = None  # cores that the kernel holds it to; None takes what its control group says
     board: str | None = None
     memory_bytes: int | None = None  # None takes what the machine gives
 
@@ -90,7 +91,7 @@ class AgentService:
         )
         self._measurements = Measurements(
             ProfileFile(options.state_directory / "profile.json", options.broker.endpoint),
-            Profiler(options.state_directory / "part", engine.load, options.threads),
+            Profiler(options.state_directory / "part", engine.load, options.threads, options.cpu_quota),
             lambda: LinkProber(self._send_probe, time.monotonic),
             self._tell_measured,
         )
@@ -310,7 +311,7 @@ class AgentService:
             kernel_path=self._runtime.kernel_path,
             version=__version__,
             models=tuple(sorted(self._state.models)),
-            cpu_share=self._options.cpu_share or 0.0,
+            cpu_share=self._options.cpu_share or self._options.cpu_quota or 0.0,
         )
 
 

@@ -29,7 +29,7 @@ from legion_iot.interruption import Interrupted, end_on_signals
 from legion_iot.lab import cgroups, namespaces
 from legion_iot.lab.processes import AgentProcess, AgentStart, agent_processes
 from legion_iot.lab.proxy import Proxy
-from legion_iot.lab.spec import BOARDS, Device, LabSpec, Link
+from legion_iot.lab.spec import Device, LabSpec, Link
 from legion_iot.lab.state import DeviceState, LabState, Process, write_state
 from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
@@ -237,12 +237,9 @@ def _left_to_proxy(link: Link, network: namespaces.Network | None) -> tuple[Link
 
 def _agent_start(state: DeviceState) -> AgentStart:
     device = state.device
-    # What is measured on a board holds for its class: another share makes another class of it.
-    alike = device.board in BOARDS and BOARDS[device.board].cpu_share == device.cpu_share
-    board = device.board if alike else f"{device.board} of {device.cpu_share:g} cores"
-    arguments = ["--threads", str(device.threads), "--board", board]
-    if state.cpu_by == "throttle":
-        arguments += ["--cpu-share", str(device.cpu_share)]
+    # In a network namespace, control groups cannot be seen: the agent is told of its quota.
+    held = "--cpu-share" if state.cpu_by == "throttle" else "--cpu-quota"
+    arguments = ["--threads", str(device.threads), "--board", device.board, held, str(device.cpu_share)]
     if device.memory_mb is not None:
         arguments += ["--memory-mb", str(device.memory_mb)]
     if not device.xnnpack:

@@ -45,14 +45,20 @@ def part(first: int, last: int) -> ProfilePart:
 class Bench:
     """A device in virtual time: `times` are the seconds of each run, for ever; loading takes a second."""
 
-    def __init__(self, directory: Path, times: Callable[[], Iterator[float]], quota: float | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        times: Callable[[], Iterator[float]],
+        quota: float | None = None,
+        told: float | None = None,
+    ) -> None:
         self.now, self.worked = 10.0, 3.0
         self._times = times
         self.loaded: list[Path] = []
         self.model = directory / "model.tflite"
         tflite.write_file(GRAPHS["residual"](), self.model)
         clocks = Clocks(lambda: self.now, lambda: self.worked, lambda: quota)
-        self.profiler = Profiler(directory / "part", self._load, 1, clocks)
+        self.profiler = Profiler(directory / "part", self._load, 1, told, clocks)
 
     def _load(self, path: Path, inputs: Sequence[Array]) -> Run:
         assert path.exists()
@@ -167,6 +173,12 @@ def test_commands_wait_in_a_bounded_queue(tmp_path: Path) -> None:
 
 def test_under_a_quota_a_run_counts_with_its_processor_time(tmp_path: Path) -> None:
     bench = Bench(tmp_path, lambda: repeat(0.01), quota=0.2)
+    bench.start(TAIL)
+    assert bench.finish()[0].measured.times[0].seconds == pytest.approx(0.05)
+
+
+def test_a_quota_that_is_told_counts_before_one_that_is_found(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, lambda: repeat(0.01), quota=0.5, told=0.2)
     bench.start(TAIL)
     assert bench.finish()[0].measured.times[0].seconds == pytest.approx(0.05)
 
