@@ -27,7 +27,7 @@ SMALL = 16  # bytes
 ROUNDS = 12  # echoes of so many bytes
 FIRST, MOST = 16 << 10, 4 << 20  # bytes of a large message
 GROWTH = 4
-LONG = 0.030  # seconds after which a message is large enough
+LONG = 0.030  # seconds in each direction after which a message is large enough
 REPEATS = 3
 BUDGET = 0.6  # seconds in each direction after which nothing is repeated any more
 SHOT_TIMEOUT = 5.0  # seconds
@@ -60,9 +60,9 @@ def probing() -> Probing:
 
 def _large_enough(echo: bool) -> Generator[Shot, float, int]:
     """The size from which on a message takes long enough to be timed."""
-    size = FIRST
+    size, enough = FIRST, 2 * LONG if echo else LONG  # an echo goes both ways
     # The shorter of two: a pause of a busy device must not pass for a slow link.
-    while size < MOST and min((yield Shot(echo, size)), (yield Shot(echo, size))) < LONG:
+    while size < MOST and min((yield Shot(echo, size)), (yield Shot(echo, size))) < enough:
         size *= GROWTH
     return size
 
