@@ -116,7 +116,8 @@ class Selection:
         """What the campaign wants of others, from all it wants."""
         assert self.campaign is not None
         self.samples = self.campaign.samples
-        self.own_link = self.campaign.links.get(ORCHESTRATOR)
+        if ORCHESTRATOR not in self.campaign.doubts:  # else it is only assumed, and worth another try
+            self.own_link = self.campaign.links.get(ORCHESTRATOR)
         self.doubts |= self.campaign.doubts
         others: list[Action] = []
         for action in actions:

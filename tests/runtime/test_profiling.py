@@ -11,7 +11,6 @@ from legion_iot.model.blocks import Network
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.planners.balanced import balanced
 from legion_iot.planning.problem import Objective, Planner, PlanRun, Problem, Wish
-from legion_iot.planning.strips import whole_map
 from legion_iot.runtime.requests import REQUEST_TIMEOUT, WINDOW
 from legion_iot.runtime.selection import INTERIM_AFTER
 from legion_iot.runtime.trial import RUNS
@@ -265,4 +264,3 @@ def test_memory_and_boards_are_those_that_agents_report() -> None:
     group.run_until("serving")
     assert [device.memory_bytes for device in seen[-1].group.devices] == [1 << 30] * 2
     assert [device.board.split(",")[0] for device in seen[-1].group.devices] == ["pi", "pc"]
-    assert whole_map(network, 0).area
