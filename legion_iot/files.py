@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import pwd
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 _CHUNK = 1 << 20
 
@@ -25,15 +29,45 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Put a file in the place of another in one go, so that a power cut leaves the one or the other; raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+def replace_file(
+    path: Path,
+    content: bytes | Sequence[Any],
+    mode: int = 0o600,
+    owner: pwd.struct_passwd | None = None,
+    *,
+    lasting: bool = True,
+) -> None:
+    """Write a file whole or not at all, in the place of another one; raises OSError.
+
+    `content` are bytes, or several bytes-like objects. `lasting` waits for the disk, so that a power cut leaves the one
+    file or the other.
+    """
+    with _beside(path, content, mode, owner, lasting) as temporary:
+        os.replace(temporary, path)
+
+
+def create_file(path: Path, content: bytes, mode: int) -> None:
+    """Write a new file whole or not at all; raises OSError, FileExistsError where there is one already."""
+    with _beside(path, content, mode, None, lasting=True) as temporary:
+        os.link(temporary, path)
+
+
+@contextlib.contextmanager
+def _beside(
+    path: Path, content: bytes | Sequence[Any], mode: int, owner: pwd.struct_passwd | None, lasting: bool
+) -> Iterator[Path]:
+    """A temporary file in the same directory, with its rights and owner; it is gone after the block."""
+    chunks: list[Any] = [content] if isinstance(content, bytes) else list(content)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+            os.fchmod(file.fileno(), mode)
+            if owner is not None:
+                os.fchown(file.fileno(), owner.pw_uid, owner.pw_gid)
+            file.writelines(chunks)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)

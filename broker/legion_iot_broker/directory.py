@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from legion_iot.errors import BrokerError, InputError, UsageError
+from legion_iot.files import create_file, replace_file
 from legion_iot.interruption import temporary_directory
 from legion_iot.transport.credentials import bundle_text
 from legion_iot.wire.access import check_member
@@ -44,7 +45,6 @@ from legion_iot_broker.records import (
     settings_text,
     timestamp,
 )
-from legion_iot_broker.replacing import create_file, replace_file
 
 if TYPE_CHECKING:
     from datetime import datetime

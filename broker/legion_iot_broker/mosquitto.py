@@ -224,20 +224,24 @@ class MosquittoProcess:
 
     def _end_child(self) -> None:
         child, self._child = self._child, None
-        if child is None:
-            return
-        child.terminate()
-        try:
-            child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait(STOP_SECONDS)
+        if child is not None:
+            end_child(child)
 
     def _log_tail(self) -> str:
         if self._directory is None:
             return "no log"
         text = (Path(self._directory.name) / "mosquitto.log").read_text(errors="replace")[-_LOG_TAIL:]
         return " | ".join(text.split("\n")).strip(" |") or "it said nothing"
+
+
+def end_child(child: subprocess.Popen[bytes]) -> None:
+    """Stop a Mosquitto of our own: in order, or else by force."""
+    child.terminate()
+    try:
+        child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait(STOP_SECONDS)
 
 
 def unprivileged_account() -> pwd.struct_passwd | None:

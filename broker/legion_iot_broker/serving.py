@@ -21,6 +21,7 @@ from legion_iot_broker.mosquitto import (
     START_SECONDS,
     STOP_SECONDS,
     child_prefix,
+    end_child,
     find_mosquitto,
     mosquitto_version,
     unprivileged_account,
@@ -121,12 +122,7 @@ class _Mosquitto:
         child, self._child = self._child, None
         if child is None:
             return
-        child.terminate()
-        try:
-            child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait(STOP_SECONDS)
+        end_child(child)
         if self._reader is not None:
             self._reader.join(STOP_SECONDS)
 

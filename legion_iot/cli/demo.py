@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from legion_iot.cli.console import check_place, check_wire, err, find_model, fin
 from legion_iot.cli.demo_tables import show, show_trace
 from legion_iot.cli.lab import lab_json
 from legion_iot.errors import InputError, UsageError
+from legion_iot.files import replace_file
 from legion_iot.interruption import uninterrupted
 from legion_iot.model.description import describe
 
@@ -146,17 +145,10 @@ def _save(report: DemoReport, path: Path | None) -> Path | None:
 
 def _write(path: Path, content: bytes, flag: str) -> None:
     """Write a file, whole or not at all; raises InputError where it cannot be."""
-    temporary = None
     try:
         with uninterrupted():
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            replace_file(path, content, 0o644, lasting=False)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place ({flag})") from None
 
 

@@ -8,9 +8,7 @@ Source: TensorFlow Lite schema version 3 (`schema.fbs`).
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import flatbuffers
 import numpy as np
 
 from legion_iot.errors import InputError, ModelError
+from legion_iot.files import replace_file
 from legion_iot.interruption import uninterrupted
 from legion_iot.model.graph import Bytes, Graph, Op, Quantization, SparseDimension, Sparsity, Tensor
 from legion_iot.model.schema import IDENTIFIER, SPARSE_VECTORS, enumeration, options_fields, schema
@@ -35,14 +34,7 @@ def write_file(graph: Graph, path: Path) -> None:
     chunks = write(graph)
     try:
         with uninterrupted():
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.writelines(chunks)
-                os.replace(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+            replace_file(path, chunks, lasting=False)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); free the disk or choose another place"

@@ -18,11 +18,12 @@ class Rehearsal:
 
     def plan(self, planner: Planner) -> Plan:
         """The planner's plan. Raises AgentError where it finds none."""
-        plan = carry_out(planner(self.problem), self._answers)
+        plan = carry_out(planner(self.problem), self.answers)
         check(plan, self.problem.network)
         return plan
 
-    def _answers(self, wishes: tuple[Wish, ...]) -> Mapping[Wish, Reading]:
+    def answers(self, wishes: tuple[Wish, ...]) -> Mapping[Wish, Reading]:
+        """What a planner is told."""
         return {wish: Reading(self._seconds(wish)) for wish in wishes}
 
     def _seconds(self, wish: Wish) -> float:

@@ -11,19 +11,16 @@ from legion_iot.model.blocks import Network, divide
 from legion_iot.model.builder import GraphBuilder
 from legion_iot.model.cut import block_flops_from_each_start
 from legion_iot.model.geometry import Region
-from legion_iot.planning.estimate import Estimator
 from legion_iot.planning.plan import check
 from legion_iot.planning.problem import (
     Group,
     Planner,
-    PlanRun,
     Problem,
     Reading,
-    TailRun,
-    TileRun,
     Wish,
     carry_out,
 )
+from legion_iot.planning.rehearsal import Rehearsal
 
 # FLOP per second and seconds per unit of the two kinds of device.
 SPEEDS = {"F": (15e9, 20e-6), "O": (9e9, 50e-6)}
@@ -62,8 +59,7 @@ class _MadeUp:
 def planning_seconds(planner: Planner, network: Network, devices: int, rounds: int) -> tuple[float, int]:
     """Seconds of thinking, the median of some rounds, and the wishes of one of them; half the devices of each kind."""
     group = group_of((devices - devices // 2, devices // 2))
-    costs = _MadeUp(network, group)
-    estimator = Estimator(network, group, costs)
+    rehearsal = Rehearsal(Problem(network, group), _MadeUp(network, group))
     found, wished = [], 0
     for _ in range(rounds):
         thinking, resumed, wished = 0.0, time.thread_time(), 0
@@ -72,21 +68,11 @@ def planning_seconds(planner: Planner, network: Network, devices: int, rounds: i
             nonlocal thinking, resumed, wished
             thinking += time.thread_time() - resumed
             wished += len(wishes)
-            readings = {wish: Reading(_answer(wish, costs, estimator)) for wish in wishes}
+            readings = rehearsal.answers(wishes)
             resumed = time.thread_time()
             return readings
 
-        plan = carry_out(planner(Problem(network, group)), measure)
+        plan = carry_out(planner(rehearsal.problem), measure)
         found.append(thinking + time.thread_time() - resumed)
         check(plan, network)
     return statistics.median(found), wished
-
-
-def _answer(wish: Wish, costs: _MadeUp, estimator: Estimator) -> float:
-    match wish:
-        case TileRun(device, first, last, region):
-            return costs.tile_seconds(device, first, last, region)
-        case TailRun(device):
-            return costs.tail_seconds(device)
-        case PlanRun(plan):
-            return estimator.estimate(plan).latency

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from legion_iot.errors import InputError
+from legion_iot.files import replace_file
 
 SCHEMA = 1
 
@@ -73,14 +72,7 @@ def save(trace: Trace, path: Path) -> None:
     }
     data = gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0)
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        replace_file(path, data)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); free the disk or choose another place"
