@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,54 +36,94 @@ class _LoadedStep:
         return {t: as_map(result) for t, result in zip(self.outputs, self.run_arrays(arrays), strict=True)}
 
 
+_Key = tuple[Any, ...]  # model, units, inputs, outputs: what makes a sub-model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """What one step of an epoch runs; without a `key` where nothing is loaded for it."""
+
+    key: _Key
+    run: Callable[[Mapping[int, Array]], dict[int, Array]]
+
+
 class Executor:
-    """The sub-models of one assignment, loaded by the engine; files go below `directory`."""
+    """The sub-models of assignments, loaded by the engine; an epoch has one assignment, and several may be loaded.
+
+    What two of them have in common is loaded once. A sub-model's file lies in `directory` until it is loaded: from then
+    on it is the runtime's, without a name, so that nothing is left behind however the process ends.
+    """
 
     def __init__(self, directory: Path, engine: Engine | None = None) -> None:
         self._directory = directory
         self._engine = engine or Engine()
-        self._steps: dict[int, Callable[[Mapping[int, Array]], dict[int, Array]]] = {}
+        self._epochs: dict[int, dict[int, _Step]] = {}
+        shutil.rmtree(directory, ignore_errors=True)  # of a process that was killed while it loaded
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """Those that are loaded."""
+        return tuple(self._epochs)
 
     def load(self, model: Path, assignment: Assignment) -> dict[int, TensorForm]:
-        """Cut and load every step of the assignment; the forms of all tensors.
+        """Cut and load every step of the assignment, in place of what its epoch had; the forms of all tensors.
 
-        Raises ModelError where the model cannot be cut or run as assigned.
+        Raises ModelError where the model cannot be cut or run as assigned; then nothing of the epoch is loaded.
         """
-        self.unload()
+        held = self._held()
+        self.unload(assignment.epoch)
         network = divide(tflite.open_file(model))
-        self._directory.mkdir(parents=True, exist_ok=True)
+        steps: dict[int, _Step] = {}
         for step in assignment.steps:
             if step.gathers:
-                self._steps[step.step] = dict  # what was needed is there
+                steps[step.step] = _Step((), dict)  # what was needed is there
                 continue
-            sub = _sub_model(network, step)
-            path = self._directory / f"step-{step.step}.tflite"
-            tflite.write_file(sub.graph, path)
-            tensors = [sub.graph.tensors[i] for i in sub.graph.inputs]
-            zeros = [np.zeros(tensor.shape, tensor.numpy_dtype) for tensor in tensors]
-            self._steps[step.step] = _LoadedStep(
-                self._engine.load(path, zeros),
-                tuple(tensor for tensor, _ in sub.inputs),
-                tuple(tensor.shape for tensor in tensors),
-                tuple(tensor for tensor, _ in sub.outputs),
-            ).run
+            key = (assignment.model.sha256, step.units, step.inputs, step.outputs)
+            if key not in held:
+                held[key] = _Step(key, self._load(_sub_model(network, step)).run)
+            steps[step.step] = held[key]
+        self._epochs[assignment.epoch] = steps
         return tensor_forms(network)
 
-    def unload(self) -> None:
-        """Free all interpreters and their files."""
-        self._steps.clear()
+    def _load(self, sub: SubModel) -> _LoadedStep:
+        tensors = [sub.graph.tensors[i] for i in sub.graph.inputs]
+        zeros = [np.zeros(tensor.shape, tensor.numpy_dtype) for tensor in tensors]
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._directory / "step.tflite"
+        try:
+            tflite.write_file(sub.graph, path)
+            run = self._engine.load(path, zeros)
+        finally:
+            path.unlink(missing_ok=True)
+        return _LoadedStep(
+            run,
+            tuple(tensor for tensor, _ in sub.inputs),
+            tuple(tensor.shape for tensor in tensors),
+            tuple(tensor for tensor, _ in sub.outputs),
+        )
+
+    def _held(self) -> dict[_Key, _Step]:
+        return {step.key: step for steps in self._epochs.values() for step in steps.values() if step.key}
+
+    def unload(self, epoch: int) -> None:
+        """Free what is loaded for this epoch and for no other one."""
+        self._epochs.pop(epoch, None)
+
+    def close(self) -> None:
+        """Free everything."""
+        self._epochs.clear()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def run(self, step: int, inputs: Mapping[int, Array]) -> tuple[dict[int, Array], float]:
+    def run(self, epoch: int, step: int, inputs: Mapping[int, Array]) -> tuple[dict[int, Array], float]:
         """Outputs by tensor, as (rows, columns, channels), and the seconds it took.
 
         `inputs` are by tensor, in the same form. Raises ModelError where the runtime fails.
         """
-        loaded = self._steps.get(step)
+        loaded = self._epochs.get(epoch, {}).get(step)
         if loaded is None:
-            raise ModelError(f"step {step} is not loaded")
+            raise ModelError(f"step {step} of epoch {epoch} is not loaded")
         start = time.perf_counter()
-        outputs = loaded(inputs)
+        outputs = loaded.run(inputs)
         return outputs, time.perf_counter() - start
 
 

@@ -167,7 +167,7 @@ class AgentService:
             log.warning("could not say goodbye: %s", error)
         self._links.close()
         self._measurements.stop()
-        self._executor.unload()
+        self._executor.close()
 
     def _take(self, event: PairEvent | None) -> None:
         """Turn a message into an event of the machine; what is not of the protocol is logged and dropped."""
@@ -230,7 +230,7 @@ class AgentService:
             case machine.Load(assignment=assignment):
                 self._load(assignment)
             case machine.Unload():
-                self._executor.unload()
+                self._executor.close()
             case machine.StartMeasuring(command=command):
                 self._start_measuring(command)
 
@@ -267,7 +267,7 @@ class AgentService:
 
     def _compute(self, work: machine.Compute) -> None:
         try:
-            outputs, seconds = self._executor.run(work.step, work.inputs)
+            outputs, seconds = self._executor.run(work.epoch, work.step, work.inputs)
         except LegionError as error:
             self._events.append(machine.StepFailed(work.epoch, work.request, str(error)))
             return

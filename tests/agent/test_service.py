@@ -56,7 +56,7 @@ def service(tmp_path: Path) -> Iterator[AgentService]:
     made = AgentService(AgentOptions(BrokerAddress("127.0.0.1"), "ant", tmp_path))
     made._links = Sent()  # type: ignore[assignment]
     yield made
-    made._executor.unload()
+    made._executor.close()
 
 
 def events(service: AgentService, topic: str, payload: bytes) -> list[machine.Event]:

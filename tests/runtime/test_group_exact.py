@@ -31,13 +31,15 @@ class RealWorker:
     """The executor a device uses."""
 
     def __init__(self, model: Path, directory: Path) -> None:
-        self._model, self._executor = model, Executor(directory)
+        self._model, self._executor, self._epoch = model, Executor(directory), 0
 
     def load(self, assignment: Assignment) -> dict[int, TensorForm]:
+        self._executor.unload(self._epoch)
+        self._epoch = assignment.epoch
         return self._executor.load(self._model, assignment)
 
     def run(self, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]:
-        return self._executor.run(step, inputs)[0]
+        return self._executor.run(self._epoch, step, inputs)[0]
 
 
 def random_plans(network: Network) -> list[Plan]:
