@@ -40,7 +40,7 @@ from legion_iot.wire.messages import (
     Ready,
 )
 from legion_iot.wire.tensors import INBOX, region_of
-from legion_iot.wire.topics import AgentTopic, InboxTopic, Topics
+from legion_iot.wire.topics import AgentTopic, AssignmentTopic, InboxTopic, Topics
 from legion_iot_agent.engine import Engine
 from legion_iot_agent.executor import Executor
 from legion_iot_agent.interpreter import runtime_info
@@ -116,7 +116,7 @@ class AgentService:
         Raises BrokerError where the broker cannot be reached, AgentError where another agent took the name.
         """
         name = self._options.name
-        self._links.open([(self._topic("assignment"), 1), (self._topic("command"), 1)])
+        self._links.open([(self._topics.assignment(self._options.name, "+"), 1), (self._topic("command"), 1)])
         log.info("agent %s is online at %s", name, self._options.broker)
         try:
             self._loop()
@@ -197,8 +197,11 @@ class AgentService:
     def _event(self, message: Message) -> machine.Event | None:
         """The machine's event for a message; None for what was dealt with here. Raises ProtocolError."""
         match self._topics.parse(message.topic):
-            case AgentTopic(kind="assignment"):
-                return machine.AssignmentArrived(codec.from_json(Assignment, message.payload))
+            case AssignmentTopic(model=model):
+                assignment = codec.from_json(Assignment, message.payload)
+                if assignment.model.name != model:
+                    raise ProtocolError(f"an assignment for {assignment.model.name!r:.80}")
+                return machine.AssignmentArrived(assignment)
             case AgentTopic(kind="command"):
                 return machine.CommandArrived(codec.from_json(Command, message.payload))
             case InboxTopic(sender=sender):

@@ -75,7 +75,7 @@ def identified_agents(
     _check_idle(orchestrator, client, topics)
     stack.callback(_clear_retained, orchestrator, topics, _of_orchestrator(topics, names, model))
     for bundle, address in agents:
-        own = [topics.agent(bundle.name, kind) for kind in AGENT_KINDS if kind not in ("assignment", "command")]
+        own = [topics.agent(bundle.name, kind) for kind in AGENT_KINDS if kind != "command"]
         stack.callback(_clear_retained, address, topics, own)
     progress(f"starting {len(names)} agent{'s' if len(names) > 1 else ''}")
     starts = [AgentStart(bundle.name, _url(address), ("--credentials", str(bundle.path))) for bundle, address in agents]
@@ -85,7 +85,7 @@ def identified_agents(
 
 def _of_orchestrator(topics: Topics, agents: Sequence[str], model: str) -> list[str]:
     """What an orchestrator retains."""
-    return [*(topics.agent(name, "assignment") for name in agents), topics.orchestrator_state(), topics.model(model)]
+    return [*(topics.assignment(name, model) for name in agents), topics.orchestrator_state(), topics.model(model)]
 
 
 def _url(address: BrokerAddress) -> str:

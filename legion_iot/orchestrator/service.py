@@ -198,7 +198,7 @@ class OrchestratorService:
         try:
             # Nothing of ours stays behind: agents of a later run shall not find this one's assignments.
             for agent in self.state.agents:
-                self._links.control.publish(self._topics.agent(agent, "assignment"), b"", retain=True)
+                self._links.control.publish(self._topics.assignment(agent, self._options.model_name), b"", retain=True)
             self._links.control.publish(self._topics.model(self._options.model_name), b"", retain=True)
             self._publish(self._topics.orchestrator_state(), OrchestratorState("offline", self._session), retain=True)
         except BrokerError as error:
@@ -285,7 +285,7 @@ class OrchestratorService:
             case machine.RequestEnded():
                 self._finish(effect)
             case machine.Assign(agent=agent, assignment=assignment):
-                self._publish(self._topics.agent(agent, "assignment"), assignment, retain=True)
+                self._publish(self._topics.assignment(agent, assignment.model.name), assignment, retain=True)
             case machine.SendCommand(agent=agent, command=command):
                 self._publish(self._topics.agent(agent, "command"), command)
             case machine.Consult():

@@ -19,7 +19,6 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 _ANY = "+"
 _SAID = ("state", "info", "metrics", "profile")  # by an agent, of itself
-_TOLD = ("assignment", "command")  # to an agent, by the orchestrator
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
     match role:
         case "agent":
             return (
-                [*(topics.agent(name, kind) for kind in _TOLD), topics.inbox(name, _ANY)],
+                [topics.assignment(name, _ANY), topics.agent(name, "command"), topics.inbox(name, _ANY)],
                 [
                     *(topics.agent(name, kind) for kind in _SAID),
                     topics.report(name, _ANY),
@@ -68,7 +67,8 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.infer(_ANY),
                 ],
                 [
-                    *(topics.agent(_ANY, kind) for kind in _TOLD),
+                    topics.assignment(_ANY, _ANY),
+                    topics.agent(_ANY, "command"),
                     topics.inbox(_ANY, ORCHESTRATOR),
                     topics.inbox(ORCHESTRATOR, ORCHESTRATOR),
                     topics.probe(ORCHESTRATOR),
@@ -81,7 +81,8 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
             return [topics.result(_ANY), topics.model(_ANY), topics.orchestrator_state()], [topics.infer(_ANY)]
         case "observer":
             return [
-                *(topics.agent(_ANY, kind) for kind in (*_SAID, *_TOLD)),
+                *(topics.agent(_ANY, kind) for kind in (*_SAID, "command")),
+                topics.assignment(_ANY, _ANY),
                 topics.report(_ANY, _ANY),
                 topics.orchestrator_state(),
                 topics.model(_ANY),

@@ -24,10 +24,14 @@ RegionBounds = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
-    """Retained on `agents/<agent>/state`; `session` tells a late will of an old session from a newer one."""
+    """Retained on `agents/<agent>/state`; `session` tells a late will of an old session from a newer one.
 
-    state: str  # "online" or "offline"
+    `detail` says why an agent is degraded.
+    """
+
+    state: str  # "online", "degraded" or "offline"
     session: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +85,10 @@ class ProfilePart:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """On `agents/<agent>/command`: `fetch` the model, `profile` parts of it, or `probe` the link, which needs no model.
+    """On `agents/<agent>/command`: what an agent is to do once.
 
-    `number` is given back with the answer. No part is begun after `seconds`, except for the first.
+    `fetch` the model, `profile` parts of it, `probe` the link, which needs no model, or `release` all epochs of the
+    model below `epoch`. `number` is given back with the answer. No part is begun after `seconds`, except for the first.
     """
 
     operation: str
@@ -91,6 +96,7 @@ class Command:
     number: int = 0
     parts: tuple[ProfilePart, ...] = ()
     seconds: float = 0.0
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +172,11 @@ class AssignedStep:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Retained on `agents/<agent>/assignment`: the agent's part of a plan. Without steps it is out of the plan.
+    """Retained on `agents/<agent>/assignment/<model>`: the agent's part of a plan. Without steps it is out of the plan.
 
-    `wire` is how float32 maps travel between agents (`quantised`). Raises ProtocolError for one that is not known.
+    `wire` is how float32 maps travel between agents (`quantised`). What the agent has loaded of an older epoch stays
+    beside it until a command `release`s it, unless it is to be `alone`. A feature map may hold NaN only where
+    `nan_allowed` says so. Raises ProtocolError for a wire dtype that is not known.
     """
 
     epoch: int
@@ -177,6 +185,8 @@ class Assignment:
     receives: tuple[PeerRegion, ...]
     sends: tuple[PeerRegion, ...]
     wire: str = EXACT
+    alone: bool = False
+    nan_allowed: bool = False
 
     def __post_init__(self) -> None:
         check_wire(self.wire)
@@ -191,11 +201,17 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """On `report/failed`: the agent cannot do what was asked; `request` is empty where no request is concerned."""
+    """On `report/failed`: the agent cannot do what was asked; `request` is empty where no request is concerned.
+
+    `culprit` is another participant, where what it sent is the reason. With epoch 0 a command has failed, and `model`
+    is the SHA-256 of what it was about.
+    """
 
     epoch: int
     request: str
     reason: str
+    culprit: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

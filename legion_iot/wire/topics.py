@@ -16,7 +16,7 @@ _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _BASE = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 ORCHESTRATOR = "orchestrator"  # a participant's name that no agent may take
-AGENT_KINDS = ("state", "info", "metrics", "profile", "assignment", "command")
+AGENT_KINDS = ("state", "info", "metrics", "profile", "command")
 
 
 def check_agent_name(name: str) -> str:
@@ -55,6 +55,14 @@ class AgentTopic:
 
 
 @dataclass(frozen=True, slots=True)
+class AssignmentTopic:
+    """`agents/<agent>/assignment/<model>`."""
+
+    agent: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReportTopic:
     """`agents/<agent>/report/<kind>`."""
 
@@ -84,7 +92,7 @@ class ResultTopic:
     model: str
 
 
-ParsedTopic = AgentTopic | ReportTopic | InboxTopic | InferTopic | ResultTopic
+ParsedTopic = AgentTopic | AssignmentTopic | ReportTopic | InboxTopic | InferTopic | ResultTopic
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,9 @@ class Topics:
 
     def agent(self, agent: str, kind: str) -> str:
         return f"{self.base}/agents/{agent}/{kind}"
+
+    def assignment(self, agent: str, model: str) -> str:
+        return f"{self.base}/agents/{agent}/assignment/{model}"
 
     def report(self, agent: str, kind: str) -> str:
         return f"{self.base}/agents/{agent}/report/{kind}"
@@ -133,6 +144,8 @@ class Topics:
         match topic[len(prefix) :].split("/"):
             case ["agents", agent, kind] if _is_agent(agent) and kind in AGENT_KINDS:
                 return AgentTopic(agent, kind)
+            case ["agents", agent, "assignment", model] if _is_agent(agent) and _MODEL.fullmatch(model):
+                return AssignmentTopic(agent, model)
             case ["agents", agent, "report", kind] if _is_agent(agent) and _NAME.fullmatch(kind):
                 return ReportTopic(agent, kind)
             case ["agents", owner, "inbox", sender] if _is_agent(owner) and _NAME.fullmatch(sender):

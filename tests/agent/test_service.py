@@ -67,7 +67,8 @@ def events(service: AgentService, topic: str, payload: bytes) -> list[machine.Ev
 
 
 def test_messages_become_events(service: AgentService) -> None:
-    assert events(service, "legion/agents/ant/assignment", codec.to_json(EMPTY)) == [machine.AssignmentArrived(EMPTY)]
+    topic = "legion/agents/ant/assignment/small"
+    assert events(service, topic, codec.to_json(EMPTY)) == [machine.AssignmentArrived(EMPTY)]
     command = Command("fetch", MODEL)
     assert events(service, "legion/agents/ant/command", codec.to_json(command)) == [machine.CommandArrived(command)]
     (chunk,) = events(service, "legion/agents/ant/inbox/orchestrator", CHUNK)
@@ -91,8 +92,9 @@ def test_fragments_become_events_and_what_cannot_be_delivered_ends_its_request(s
         ("legion/agents/ant/inbox/bee", CHUNK),  # a model comes from the orchestrator, and from nobody else
         ("legion/agents/ant/inbox/bee", codec.pack(ChunkRequest("a", 0, 1))),
         ("legion/agents/ant/inbox/bee", b"noise"),
-        ("legion/agents/ant/assignment", b"noise"),
-        ("legion/agents/ant/assignment", codec.to_json(Command("fetch", MODEL))),
+        ("legion/agents/ant/assignment/small", b"noise"),
+        ("legion/agents/ant/assignment/other", codec.to_json(EMPTY)),
+        ("legion/agents/ant/assignment/small", codec.to_json(Command("fetch", MODEL))),
         (
             "legion/agents/ant/command",
             codec.to_json(Command("fetch", MODEL)).replace(b"ab" * 32, b"../../../etc/passwd"),
@@ -108,14 +110,14 @@ def test_what_is_not_for_an_agent_is_dropped_and_counted(service: AgentService, 
 
 
 def test_a_cleared_assignment_is_no_message(service: AgentService) -> None:
-    assert events(service, "legion/agents/ant/assignment", b"") == []
+    assert events(service, "legion/agents/ant/assignment/small", b"") == []
     assert service._state.dropped == 0
 
 
 def test_noise_never_ends_the_agent(service: AgentService) -> None:
     draw = random.Random(5)
     seeds = [PARCEL, CHUNK, codec.to_json(EMPTY), codec.to_json(Command("profile", MODEL, 3, (ProfilePart(),), 0.1))]
-    topics = ["assignment", "command", "inbox/orchestrator", "inbox/bee"]
+    topics = ["assignment/small", "command", "inbox/orchestrator", "inbox/bee"]
     for _ in range(2000):
         payload = bytearray(draw.choice(seeds))
         for _ in range(draw.randrange(1, 4)):

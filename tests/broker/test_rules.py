@@ -31,7 +31,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "agents/pi1/metrics": ({"pi1"}, {"boss", "eye"}),
     "agents/pi1/profile": ({"pi1"}, {"boss", "eye"}),
     "agents/pi1/command": ({"boss"}, {"pi1", "eye"}),
-    "agents/pi1/assignment": ({"boss"}, {"pi1", "eye"}),
+    "agents/pi1/assignment/vgg16": ({"boss"}, {"pi1", "eye"}),
     "agents/pi1/report/ready": ({"pi1"}, {"boss", "eye"}),
     "agents/pi1/report/failed": ({"pi1"}, {"boss", "eye"}),
     "agents/pi1/report/timing": ({"pi1"}, {"boss", "eye"}),
@@ -53,6 +53,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     # Nobody writes these.
     "agents/pi1": (set(), set()),
     "agents/pi1/mood": (set(), set()),
+    "agents/pi1/assignment": (set(), set()),
     "agents/pi1/state/more": (set(), set()),
     "agents/pi1/report": (set(), set()),
     "agents/pi1/inbox/pi2/more": (set(), set()),
@@ -79,6 +80,7 @@ def test_the_table_has_every_topic_there_is() -> None:
     builders = {name for name, _ in inspect.getmembers(Topics, inspect.isfunction) if not name.startswith("_")}
     built = {
         "agent": [topics.agent("pi1", kind) for kind in AGENT_KINDS],
+        "assignment": [topics.assignment("pi1", "vgg16")],
         "report": [topics.report("pi1", "ready")],
         "inbox": [topics.inbox("pi1", "pi2"), topics.inbox("orchestrator", "pi1")],
         "probe": [topics.probe("pi1"), topics.probe("orchestrator")],

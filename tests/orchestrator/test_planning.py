@@ -166,6 +166,6 @@ def test_nobody_online() -> None:
 
 def test_what_no_agent_says_of_itself_is_refused() -> None:
     with pytest.raises(ProtocolError):
-        retained(("ant/assignment", INFO))
+        retained(("ant/command", INFO))
     with pytest.raises(ProtocolError):
         retained(("ant/profile", INFO))

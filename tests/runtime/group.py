@@ -47,7 +47,7 @@ from legion_iot.wire.messages import (
     TileTiming,
 )
 from legion_iot.wire.tensors import INBOX, Array, as_map, fragments, region_of
-from legion_iot.wire.topics import AgentTopic, InboxTopic, ReportTopic, Topics
+from legion_iot.wire.topics import AgentTopic, AssignmentTopic, InboxTopic, ReportTopic, Topics
 from tests.planning.plans import AGENTS
 from tests.runtime.oracle import Oracle, Worker
 from tests.runtime.virtual import Broker, VirtualLink
@@ -106,8 +106,9 @@ class Agent:
         if not self.alive:
             return
         self._linked = True
-        inbox, told = f"{TOPICS.base}/agents/{self.name}/inbox/", {self._topic("assignment"), self._topic("command")}
-        self._broker.connect(self.name, lambda topic: topic.startswith(inbox) or topic in told, self._take)
+        own, command = f"{TOPICS.base}/agents/{self.name}/", self._topic("command")
+        told = (f"{own}inbox/", f"{own}assignment/")
+        self._broker.connect(self.name, lambda topic: topic.startswith(told) or topic == command, self._take)
         for topic, payload, retain in self._outbox:
             self._broker.publish(topic, payload, retain=retain)
         self._outbox.clear()
@@ -144,7 +145,7 @@ class Agent:
 
     def _take(self, topic: str, payload: bytes) -> None:
         match TOPICS.parse(topic):
-            case AgentTopic(kind="assignment"):
+            case AssignmentTopic():
                 self._add(agent.AssignmentArrived(codec.from_json(Assignment, payload)))
             case AgentTopic(kind="command"):
                 self._add(agent.CommandArrived(codec.from_json(Command, payload)))
@@ -427,7 +428,8 @@ class Group:
         match effect:
             case orchestrator.Assign(agent=name, assignment=assignment):
                 self._check_online(name)
-                self.broker.publish(TOPICS.agent(name, "assignment"), codec.to_json(assignment), retain=True)
+                topic = TOPICS.assignment(name, assignment.model.name)
+                self.broker.publish(topic, codec.to_json(assignment), retain=True)
             case orchestrator.SendCommand(agent=name, command=command):
                 self._check_online(name)
                 self.commands.append((name, command.operation))

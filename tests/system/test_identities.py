@@ -149,7 +149,7 @@ def test_a_group_with_identities(stage: Stage, group: Group, member: Any, photog
     first = infer()
     # A client asks for inference and does nothing else, an observer not even that.
     eye = member("eye", "legion/infer/#")
-    for topic in ("models/evil", "agents/left/assignment", "agents/left/command", "agents/left/inbox/right"):
+    for topic in ("models/evil", "agents/left/assignment/evil", "agents/left/command", "agents/left/inbox/right"):
         for outsider in (phone, eye):
             assert outsider.publish(f"legion/{topic}", b"{}") == "Not authorized"
     assert eye.publish(f"legion/infer/{MODEL}", photograph.read_bytes()) == "Not authorized"

@@ -10,6 +10,7 @@ from legion_iot.errors import ProtocolError, UsageError
 from legion_iot.wire.topics import (
     AGENT_KINDS,
     AgentTopic,
+    AssignmentTopic,
     InboxTopic,
     InferTopic,
     ReportTopic,
@@ -49,6 +50,7 @@ SMUGGLERS = [
 def test_what_is_built_is_parsed(base: str, name: str, other: str, model: str, kind: str) -> None:
     topics = Topics(base)
     assert topics.parse(topics.agent(name, kind)) == AgentTopic(name, kind)
+    assert topics.parse(topics.assignment(name, model)) == AssignmentTopic(name, model)
     assert topics.parse(topics.report(name, "ready")) == ReportTopic(name, "ready")
     assert topics.parse(topics.inbox(name, other)) == InboxTopic(name, other)
     assert topics.parse(topics.inbox(name, "orchestrator")) == InboxTopic(name, "orchestrator")
@@ -64,6 +66,7 @@ def test_the_topics_of_the_protocol() -> None:
     topics = Topics("legion")
     assert topics.agent("pi", "state") == "legion/agents/pi/state"
     assert topics.report("pi", "ready") == "legion/agents/pi/report/ready"
+    assert topics.assignment("pi", "vgg16") == "legion/agents/pi/assignment/vgg16"
     assert topics.inbox("pi", "bee") == "legion/agents/pi/inbox/bee"
     assert topics.inbox("orchestrator", "pi") == "legion/orchestrator/inbox/pi"
     assert topics.inbox("orchestrator", "orchestrator") == "legion/orchestrator/inbox/orchestrator"
