@@ -23,6 +23,14 @@ MAX_REQUESTS = 16  # with unfinished steps, for each replica; beyond it the one 
 REMEMBERED = 256  # ended requests whose late fragments are still recognised
 
 
+class UnplannedFragmentError(ProtocolError):
+    """A fragment of this epoch that contradicts the assignment: its `sender` is at fault, not the network between."""
+
+    def __init__(self, sender: str, reason: str) -> None:
+        super().__init__(f"{sender} {reason}")
+        self.sender = sender
+
+
 @dataclass(frozen=True, slots=True)
 class TensorForm:
     """What every region of a tensor has in common."""
@@ -96,20 +104,35 @@ class Exchange:
     def put_fragment(self, sender: str, header: Fragment, body: memoryview) -> dict[int, Array] | None:
         """Take in a fragment; the step's inputs by tensor when this made them complete, else None.
 
-        Raises ProtocolError where the fragment is of another epoch or replica, or not what this sender is to send.
+        Raises ProtocolError where the fragment is of another epoch or replica, UnplannedFragmentError where it is not
+        what this sender is to send.
         """
         if header.epoch != self.epoch:
             raise ProtocolError(f"fragment of epoch {header.epoch} in epoch {self.epoch}")
+        try:
+            region, values = self._checked(sender, header), read_fragment(header, body)
+        except UnplannedFragmentError:
+            raise
+        except ProtocolError as error:
+            raise UnplannedFragmentError(sender, f"sent what is no fragment ({error})") from None
+        return self.put(header.request, header.step, header.tensor, region, values)
+
+    def _checked(self, sender: str, header: Fragment) -> Region:
+        """The fragment's region, when the plan says that this sender sends it in this form."""
         region = region_of(header.region)
         expected = self._expected.get((sender, header.step, header.tensor), ())
         if not any(region in whole for whole in expected):
-            raise ProtocolError(f"{sender} is not to send {header.region} of tensor {header.tensor}")
-        if TensorForm(header.channels, header.dtype) != self._forms[header.tensor]:
-            raise ProtocolError(f"tensor {header.tensor} has not the form {header.channels}×{header.dtype}")
+            raise UnplannedFragmentError(sender, f"is not to send {header.region} of tensor {header.tensor}")
+        form = self._forms[header.tensor]
+        if TensorForm(header.channels, header.dtype) != form:
+            sent = f"{header.channels}×{header.dtype:.20}"
+            raise UnplannedFragmentError(
+                sender, f"sent tensor {header.tensor} as {sent}, which is {form.channels}×{form.dtype}"
+            )
         # What cannot be quantised comes as it is, under any plan.
-        if header.wire and header.wire != wire_between(self._forms[header.tensor].dtype, sender, self._wire):
-            raise ProtocolError(f"{sender} is not to send tensor {header.tensor} as {header.wire!r:.20}")
-        return self.put(header.request, header.step, header.tensor, region, read_fragment(header, body))
+        if header.wire and header.wire != wire_between(form.dtype, sender, self._wire):
+            raise UnplannedFragmentError(sender, f"is not to send tensor {header.tensor} as {header.wire!r:.20}")
+        return region
 
     def put(self, request: str, step: int, tensor: int, region: Region, values: Array) -> dict[int, Array] | None:
         """Take in a region of this participant's own, or one that has been checked; answers like `put_fragment`."""

@@ -7,7 +7,7 @@ import pytest
 
 from legion_iot.errors import ProtocolError
 from legion_iot.model.geometry import Interval, Region
-from legion_iot.runtime.exchange import MAX_REQUESTS, REMEMBERED, Exchange, TensorForm
+from legion_iot.runtime.exchange import MAX_REQUESTS, REMEMBERED, Exchange, TensorForm, UnplannedFragmentError
 from legion_iot.wire.messages import Fragment, PeerRegion
 from legion_iot.wire.tensors import Array
 
@@ -80,9 +80,15 @@ def test_duplicates_neither_complete_a_step_nor_repeat_it() -> None:
 def test_what_the_plan_does_not_say_is_refused_and_takes_no_memory(wrong: dict[str, object]) -> None:
     box = exchange()
     arguments = {"sender": "ant", "rows": (0, 2), **wrong}
-    with pytest.raises(ProtocolError):
+    with pytest.raises(ProtocolError) as caught:
         put(box, **arguments)  # type: ignore[arg-type]
     assert len(box) == 0
+    if "epoch" in wrong:
+        assert not isinstance(caught.value, UnplannedFragmentError), "it is late, which is nobody's fault"
+    else:
+        assert isinstance(caught.value, UnplannedFragmentError)
+        assert caught.value.sender == arguments["sender"]
+        assert str(caught.value).startswith(f"{caught.value.sender} ")
 
 
 def test_an_empty_or_oversized_body_is_refused() -> None:
@@ -93,7 +99,7 @@ def test_an_empty_or_oversized_body_is_refused() -> None:
         ((0, 2, 0, 3), bytes(47)),
         ((0, 2, 0, 3), bytes(49)),
     ):
-        with pytest.raises(ProtocolError):
+        with pytest.raises(UnplannedFragmentError, match="ant sent"):
             box.put_fragment("ant", Fragment("r", 1, 7, 1, 5, region, 2, "float32"), memoryview(body))
     assert len(box) == 0
 
@@ -147,8 +153,9 @@ def test_a_request_is_over_with_the_steps_of_its_replica() -> None:
 def test_a_request_goes_through_one_replica() -> None:
     box = two_replicas()
     put(box, "ant", (0, 2), step=5)
-    with pytest.raises(ProtocolError, match="replica"):
+    with pytest.raises(ProtocolError, match="replica") as caught:
         put(box, "ant", (0, 2), step=1)
+    assert not isinstance(caught.value, UnplannedFragmentError), "the orchestrator chose the replica"
     assert put(box, "ant", (2, 4), step=5) is not None
 
 

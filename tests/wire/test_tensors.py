@@ -27,6 +27,7 @@ from legion_iot.wire.tensors import (
     body_size,
     bounds,
     fragments,
+    has_nan,
     open_parcel,
     pack_parcel,
     pieces,
@@ -213,3 +214,21 @@ def test_tensors_that_are_no_maps_travel_as_one_row() -> None:
     assert as_map(np.zeros((1, 10))).shape == (1, 10, 1)
     assert as_map(np.zeros((2, 4, 5, 6))).shape == (1, 240, 1)
     assert as_map(np.zeros(())).shape == (1, 1, 1)
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from(["float16", "float32", "float64"]))
+def test_nan_is_found_wherever_it_is_and_nothing_else_is_taken_for_it(data: st.DataObject, dtype: str) -> None:
+    shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)))
+    values = np.random.default_rng(1).standard_normal(shape).astype(dtype)
+    at = tuple(data.draw(st.integers(0, size - 1)) for size in shape)
+    values[at] = data.draw(st.sampled_from([np.inf, -np.inf, 0.0, np.finfo(dtype).max]))
+    assert not has_nan(values)
+    values[at] = np.nan
+    assert has_nan(values)
+    assert has_nan(values[at[0] :, : at[1] + 1]), "a view with gaps"
+
+
+def test_integers_and_nothing_at_all_have_no_nan() -> None:
+    assert not has_nan(np.zeros((2, 2, 2), np.int8))
+    assert not has_nan(np.zeros((0, 2, 2), np.float32))
