@@ -61,6 +61,29 @@ class AgentInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    """On `agents/<agent>/metrics`, about every 2 s: how the device is, said by the thread that computes.
+
+    So they are a sign that its loop turns. While a single step computes, none come: those sent before and after it are
+    as far apart as it takes. Seconds and counts are of this session; `load` is the machine's, over a minute;
+    `temperature` (°C) is that of the hottest sensor; bytes are those of messages' payloads.
+    """
+
+    session: str
+    uptime: float
+    load: float
+    temperature: float | None
+    throttled: bool
+    memory_resident: int
+    memory_limit: int
+    tiles: int
+    computing: float  # seconds that these tiles took altogether
+    bytes_sent: int
+    bytes_received: int
+    dropped: int  # messages that made no sense
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReference:
     """A model file by content. Raises ProtocolError for a hash that is none, since it names the file on the device."""
 
