@@ -15,7 +15,7 @@ from legion_iot.files import state_directory
 from legion_iot.interruption import temporary_directory
 
 if TYPE_CHECKING:
-    from legion_iot.orchestrator.service import OrchestratorOptions
+    from legion_iot.orchestrator.options import OrchestratorOptions
 
 app = typer.Typer(help="Serve a model with the agents of a group.", no_args_is_help=True)
 
@@ -49,8 +49,8 @@ def run(
 
     Example: legion orchestrator run efficientnet-lite0 --broker mqtt://192.168.1.10 --agents 4
     """
+    from legion_iot.orchestrator.options import OrchestratorOptions  # noqa: PLC0415
     from legion_iot.orchestrator.planning import find_planner  # noqa: PLC0415 — loads numpy
-    from legion_iot.orchestrator.service import OrchestratorOptions  # noqa: PLC0415
     from legion_iot.transport.credentials import (  # noqa: PLC0415
         DEFAULT_BASE_TOPIC,
         broker_address,
@@ -87,10 +87,9 @@ def _serve(options: OrchestratorOptions) -> None:
         err.print(f"{phase}: {detail}" if phase else connected, markup=False, soft_wrap=True)
 
     service = OrchestratorService(options, on_phase=say)
-    if not service.network.units:
-        err.print(
-            f"nothing can be tiled: {service.network.ended_by}; one agent runs it whole", markup=False, soft_wrap=True
-        )
+    network = service.model.network
+    if not network.units:
+        err.print(f"nothing can be tiled: {network.ended_by}; one agent runs it whole", markup=False, soft_wrap=True)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: service.stop())
     service.run()

@@ -35,7 +35,9 @@ from legion_iot.model.blocks import Network
 from legion_iot.model.description import describe
 from legion_iot.orchestrator.answers import picture, top_class
 from legion_iot.orchestrator.inputs import MAX_PAYLOAD, read_input, seen_size
-from legion_iot.orchestrator.service import EndedRequest, OrchestratorOptions, OrchestratorService
+from legion_iot.orchestrator.options import OrchestratorOptions
+from legion_iot.orchestrator.service import OrchestratorService
+from legion_iot.orchestrator.serving import EndedRequest, ServedModel
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.planners.balanced import MakePlan, after_whole_runs, balanced
 from legion_iot.planning.problem import Planner
@@ -124,7 +126,7 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
         report = _report(
             options, meeting.title, agents, group, (results, ended, latencies), (reference, single_ms), size
         )
-        trace = _trace(group.service, ended, f"{options.model_name} over {meeting.title}") if options.traced else None
+        trace = _trace(group.model, ended, f"{options.model_name} over {meeting.title}") if options.traced else None
         if lab is not None:  # a single device of the lab is as slow as the others
             fastest = min(agent.whole_model_ms for agent in report.agents)
             report = dataclasses.replace(report, single_device_ms=fastest)
@@ -152,7 +154,7 @@ def _read(image: Path) -> bytes:
 class _Group:
     """The orchestrator in its thread, and what it tells."""
 
-    service: OrchestratorService
+    model: ServedModel
     ended: queue.SimpleQueue[EndedRequest]
 
 
@@ -194,7 +196,7 @@ def _serving(
                 deadline = time.monotonic() + GROUP_TIMEOUT
                 if phase:
                     progress(_PHASES.get(phase, phase).format(detail=detail))
-        yield _Group(service, ended)
+        yield _Group(service.model, ended)
     finally:
         service.stop()
         thread.join(10.0)
@@ -270,7 +272,7 @@ def _await_answer(answers: queue.SimpleQueue[tuple[float, bytes]], agents: Seque
 
 def _wait_for_timings(group: _Group, ended: Sequence[EndedRequest]) -> None:
     """Timing reports travel beside the answer; give the last ones time to arrive."""
-    state = group.service.state
+    state = group.model.state
     went = Counter(request.replica for request in ended)
     works = [work for work in state.routing.works if work.agent != ORCHESTRATOR] if state.routing else []
     deadline = time.monotonic() + TIMING_TIMEOUT
@@ -280,9 +282,9 @@ def _wait_for_timings(group: _Group, ended: Sequence[EndedRequest]) -> None:
         time.sleep(0.05)
 
 
-def _trace(service: OrchestratorService, ended: Sequence[EndedRequest], setting: str) -> dict[str, Any] | None:
+def _trace(model: ServedModel, ended: Sequence[EndedRequest], setting: str) -> dict[str, Any] | None:
     """The requests whose timings are all there, as a trace; timing reports may be lost, and only the last are kept."""
-    state = service.state
+    state = model.state
     if state.routing is None:
         return None
     works = [work for work in state.routing.works if work.agent != ORCHESTRATOR]
@@ -298,9 +300,9 @@ def _trace(service: OrchestratorService, ended: Sequence[EndedRequest], setting:
     return chrome_trace(state.routing, traced, len(ended) - len(traced), setting)
 
 
-def _wire_used(service: OrchestratorService, wire: str) -> bool:
+def _wire_used(model: ServedModel, wire: str) -> bool:
     """Whether the plan has any maps that travel in another form than their own."""
-    tensors, routing = service.network.graph.tensors, service.state.routing
+    tensors, routing = model.network.graph.tensors, model.state.routing
     if routing is None:
         return False
     between = [t for t in routing.transfers if ORCHESTRATOR not in (t.source, t.target) and t.source != t.target]
@@ -318,27 +320,27 @@ def _report(
 ) -> DemoReport:
     results, ended, latencies = sent
     reference, single_ms = whole
-    service = group.service
+    model = group.model
     runs = [request.outputs for request in ended]
     exact, worst_abs, worst_rel = compare(runs, reference)
-    answers = [top_class(service.network.graph, service.description, outputs) for outputs in (*runs, reference)]
+    answers = [top_class(model.network.graph, model.description, outputs) for outputs in (*runs, reference)]
     return DemoReport(
         model=options.model_name,
         image=str(options.image),
         broker=broker,
-        agents=tuple(agent_report(agent, service) for agent in agents),
-        planner=service.state.plan.planner if service.state.plan else "",
-        planning=planning_report(service),
-        turns=plan_report(service, Counter(request.replica for request in ended)),
+        agents=tuple(agent_report(agent, model) for agent in agents),
+        planner=model.state.plan.planner if model.state.plan else "",
+        planning=planning_report(model),
+        turns=plan_report(model, Counter(request.replica for request in ended)),
         answer=results[-1].answer,
         exact=exact,
         max_abs_error=worst_abs,
         max_rel_error=worst_rel,
         latencies_ms=tuple(latencies),
         single_device_ms=single_ms,
-        picture=picture(service.network.graph, service.description, ended[-1].outputs, size),
-        trunk_ended_by=service.network.ended_by,
+        picture=picture(model.network.graph, model.description, ended[-1].outputs, size),
+        trunk_ended_by=model.network.ended_by,
         wire=options.wire,
-        wire_used=_wire_used(service, options.wire),
+        wire_used=_wire_used(model, options.wire),
         top_class_stays=None if answers[-1] is None else len(set(answers)) == 1,
     )

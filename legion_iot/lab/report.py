@@ -13,7 +13,7 @@ from legion_iot.errors import AgentError
 from legion_iot.lab.processes import Agent
 from legion_iot.lab.state import LabState
 from legion_iot.model.comparison import difference, same_bits
-from legion_iot.orchestrator.service import OrchestratorService
+from legion_iot.orchestrator.serving import ServedModel
 from legion_iot.planning.plan import Block
 from legion_iot.planning.planners.balanced import whole_seconds
 from legion_iot.planning.routing import ORCHESTRATOR, Work
@@ -144,41 +144,41 @@ def compare(runs: list[tuple[Array, ...]], reference: list[Array]) -> tuple[bool
     return exact, worst_abs, worst_rel
 
 
-def plan_report(service: OrchestratorService, went: Mapping[int, int]) -> tuple[TurnReport, ...]:
+def plan_report(model: ServedModel, went: Mapping[int, int]) -> tuple[TurnReport, ...]:
     """The plan and its replicas as they were run; `went` says how many requests took each."""
-    state = service.state
+    state = model.state
     if state.plan is None or state.routing is None:
         raise AgentError("an agent left the group after the last request; run the demo again")
     turns = []
     for replica, turn in enumerate(state.plan.turns):
         works = [work for work in state.routing.works if work.replica == replica and work.agent != ORCHESTRATOR]
-        blocks = tuple(_block_report(service, number, block, works) for number, block in enumerate(turn.blocks))
+        blocks = tuple(_block_report(model, number, block, works) for number, block in enumerate(turn.blocks))
         tails = [work for work in works if work.block is None]
-        tail = _tile_report(service, tails, (0, 0)) if tails else None
+        tail = _tile_report(model, tails, (0, 0)) if tails else None
         turns.append(TurnReport(blocks, tail, went.get(replica, 0)))
     return tuple(turns)
 
 
-def _block_report(service: OrchestratorService, number: int, block: Block, works: Sequence[Work]) -> BlockReport:
+def _block_report(model: ServedModel, number: int, block: Block, works: Sequence[Work]) -> BlockReport:
     ours = [work for work in works if work.block == number]
     tiles = []
     for tile in block.tiles:
         steps = [work for work in ours if work.agent == tile.agent and not work.gathers]
         if steps:  # a tile may be too low to own a row of any output
-            tiles.append(_tile_report(service, steps, (tile.region.rows.start, tile.region.rows.stop)))
+            tiles.append(_tile_report(model, steps, (tile.region.rows.start, tile.region.rows.stop)))
     gathered = [work for work in ours if work.gathers]
-    shape = service.network.graph.tensors[service.network.units[block.last].reference].shape
+    shape = model.network.graph.tensors[model.network.units[block.last].reference].shape
     return BlockReport(
         (block.first, block.last),
         shape,
         tuple(tiles),
-        _tile_report(service, gathered, (0, 0)) if gathered else None,
+        _tile_report(model, gathered, (0, 0)) if gathered else None,
     )
 
 
-def _tile_report(service: OrchestratorService, steps: Sequence[Work], rows: tuple[int, int]) -> TileReport:
+def _tile_report(model: ServedModel, steps: Sequence[Work], rows: tuple[int, int]) -> TileReport:
     """What one agent took for one or more steps of a request."""
-    timings = [service.state.timings.get((work.step, work.agent), ()) for work in steps]
+    timings = [model.state.timings.get((work.step, work.agent), ()) for work in steps]
     return TileReport(
         steps[0].agent,
         rows,
@@ -188,24 +188,24 @@ def _tile_report(service: OrchestratorService, steps: Sequence[Work], rows: tupl
     )
 
 
-def planning_report(service: OrchestratorService) -> PlanningReport:
-    outcome = service.state.selection.outcome
+def planning_report(model: ServedModel) -> PlanningReport:
+    outcome = model.state.selection.outcome
     assert outcome is not None, "a plan is in force"
     effort = outcome.effort
     return PlanningReport(effort.parts, effort.runs, effort.seconds, effort.links, effort.trials, outcome.seconds)
 
 
-def agent_report(agent: Agent, service: OrchestratorService) -> AgentReport:
-    record = service.state.agents[agent.name]
+def agent_report(agent: Agent, model: ServedModel) -> AgentReport:
+    record = model.state.agents[agent.name]
     assert record.info is not None
     info = record.info
-    turns = service.state.plan.turns if service.state.plan else ()
+    turns = model.state.plan.turns if model.state.plan else ()
     tiles = sum(tile.agent == agent.name for turn in turns for block in turn.blocks for tile in block.tiles)
     return AgentReport(
         agent.name,
         agent.pid,
         f"{info.runtime} {info.runtime_version} ({info.kernel_path})",
-        whole_seconds(service.state.selection.predictor(), agent.name) * 1e3,
+        whole_seconds(model.state.selection.predictor(), agent.name) * 1e3,
         tiles,
         info.board,
     )

@@ -1,0 +1,206 @@
+"""One model as it is served: its machine (`runtime.orchestrator`), and the carrying out of what that decides."""
+
+from __future__ import annotations
+
+import mmap
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from legion_iot.errors import LegionError, ModelError
+from legion_iot.files import sha256_of
+from legion_iot.model import tflite
+from legion_iot.model.blocks import divide
+from legion_iot.model.description import describe
+from legion_iot.orchestrator.answers import classes, digests
+from legion_iot.orchestrator.inputs import read_input
+from legion_iot.orchestrator.options import OrchestratorOptions
+from legion_iot.orchestrator.own_link import OwnLink
+from legion_iot.orchestrator.planning import PlanningThread
+from legion_iot.orchestrator.times import RequestClock, RequestTimes
+from legion_iot.planning.planners.balanced import by_speed
+from legion_iot.runtime import orchestrator as machine
+from legion_iot.transport.fragments import Outgoing
+from legion_iot.transport.pair import ConnectionPair
+from legion_iot.wire import codec
+from legion_iot.wire.messages import Chunk, ChunkRequest, ModelInfo, ModelReference, Result
+from legion_iot.wire.tensors import region_of
+from legion_iot.wire.topics import Topics, check_model_name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EndedRequest:
+    """A request's end, for whoever runs the orchestrator in its own process: the result, input, outputs and times."""
+
+    result: Result
+    input: npt.NDArray[Any] | None
+    outputs: tuple[npt.NDArray[Any], ...]
+    times: RequestTimes | None = None
+    replica: int = 0  # of the plan
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the service gives to every model: connections, names for requests, and whom to tell of what happens.
+
+    `on_phase` is called when the phase of a model has changed, `on_ended` when a request has ended.
+    """
+
+    links: ConnectionPair
+    topics: Topics
+    own_link: OwnLink
+    request_names: Iterator[str]
+    on_phase: Callable[[], None]
+    on_ended: Callable[[EndedRequest], None]
+
+    def publish(self, topic: str, message: object, *, retain: bool = False) -> None:
+        """Send a message as JSON."""
+        self.links.control.publish(topic, codec.to_json(message), retain=retain)
+
+
+class ServedModel:
+    """Serves the model in a file, by its name. All methods are to be called on the loop's thread.
+
+    Epochs begin above `epoch`. Raises ModelError where the model cannot be served.
+    """
+
+    def __init__(
+        self, path: Path, name: str, options: OrchestratorOptions, epoch: int, surroundings: Surroundings
+    ) -> None:
+        graph = tflite.open_file(path)
+        self.network = divide(graph)
+        self.description = describe(graph)
+        self._content, self.reference = _load(path, name)
+        self.state = machine.State(
+            self.network, self.reference, options.least_agents, options.make_plan, options.wire, options.objective,
+            epoch=epoch,
+        )  # fmt: skip
+        self._around, self._topics = surroundings, surroundings.topics
+        self._planning = PlanningThread(options.planner or by_speed(options.make_plan), self._on_planned)
+        self._planned: queue.SimpleQueue[machine.PlannerAnswered] = queue.SimpleQueue()
+        self._inputs: dict[str, npt.NDArray[Any]] = {}
+        self._clock = RequestClock()
+        self._taken = 0.0  # when the input that is being read was taken up
+
+    def start(self) -> None:
+        """Begin to plan when that is wanted."""
+        self._planning.start()
+
+    # --- what comes ---
+
+    def step(self, event: machine.Event) -> None:
+        """Let the machine take in an event, and do what it wants."""
+        now = time.monotonic()
+        if isinstance(event, machine.FragmentArrived):
+            self._clock.received(event.header.request, event.sender, now, len(event.body))
+        elif isinstance(event, machine.RequestArrived):
+            self._clock.begin(event.request, self._taken, now)
+        effects = machine.step(self.state, event, now)
+        if sends := [effect for effect in effects if isinstance(effect, machine.SendRegion)]:
+            self._send(sends)
+        for effect in effects:
+            self._carry_out(effect)
+
+    def take_plans(self) -> None:
+        """Take in what the planner has answered."""
+        while not self._planned.empty():
+            self.step(self._planned.get())
+
+    def request(self, payload: bytes) -> None:
+        """A request with an input as it was published."""
+        request = next(self._around.request_names)
+        self._taken = time.monotonic()
+        try:
+            array = read_input(payload, self.network.graph, self.description)
+        except LegionError as error:
+            self._finish(machine.RequestEnded(request, self.state.epoch, 0.0, error="bad-input", reason=str(error)))
+            return
+        self._inputs[request] = array
+        self.step(machine.RequestArrived(request, (array,)))
+
+    def chunk(self, wanted: ChunkRequest) -> tuple[bytes, memoryview]:
+        """The message with the bytes of the model that are wanted, which must lie within it."""
+        body = self._content[wanted.offset : wanted.offset + wanted.size]
+        return codec.pack(Chunk(wanted.sha256, wanted.offset)), body
+
+    def _on_planned(self, answer: machine.PlannerAnswered) -> None:
+        self._planned.put(answer)
+        self._around.links.wake()
+
+    # --- effects ---
+
+    def _carry_out(self, effect: machine.Effect) -> None:
+        match effect:
+            case machine.RequestEnded():
+                self._finish(effect)
+            case machine.Assign(agent=agent, assignment=assignment):
+                self._around.publish(self._topics.assignment(agent, assignment.model.name), assignment, retain=True)
+            case machine.SendCommand(agent=agent, command=command):
+                self._around.publish(self._topics.agent(agent, "command"), command)
+            case machine.Consult():
+                self._planning.consult(effect)
+            case machine.ProbeOwnLink(number=number):
+                self._around.own_link.start(number)
+            case machine.PublishState():
+                self._around.on_phase()
+
+    def _send(self, sends: Sequence[machine.SendRegion]) -> None:
+        start = time.monotonic()
+        regions = []
+        for effect in sends:
+            rows, columns = effect.values.shape[:2]
+            regions.append(Outgoing(effect.target, effect.header, effect.values, region_of((0, rows, 0, columns))))
+        self._around.links.send(regions)
+        for region in regions:
+            self._clock.sent(region.header.request, region.target, start, region.size)
+
+    def publish_info(self) -> None:
+        """Retain what is served, and how."""
+        tensor = self.network.graph.tensors[self.network.graph.inputs[0]]
+        agents = self.state.plan.agents if self.state.plan else ()
+        info = ModelInfo(
+            self.reference.name, self.reference.sha256, self.reference.size, tensor.shape, tensor.dtype,
+            self.state.epoch, agents,
+        )  # fmt: skip
+        self._around.publish(self._topics.model(self.reference.name), info, retain=True)
+
+    def clear_retained(self) -> None:
+        """Leave nothing behind: agents of a later run shall not find this one's assignments."""
+        for agent in self.state.agents:
+            self._around.links.control.publish(self._topics.assignment(agent, self.reference.name), b"", retain=True)
+        self._around.links.control.publish(self._topics.model(self.reference.name), b"", retain=True)
+
+    def _finish(self, ended: machine.RequestEnded) -> None:
+        graph = self.network.graph
+        times = self._clock.end(ended.request, ended.seconds)
+        result = Result(
+            request=ended.request,
+            ok=not ended.error,
+            model=self.reference.name,
+            epoch=ended.epoch,
+            latency_ms=round(ended.seconds * 1e3, 3),
+            answer=classes(graph, self.description, ended.outputs) if not ended.error else (),
+            outputs=digests(graph, ended.outputs) if not ended.error else (),
+            error=ended.error,
+            reason=ended.reason,
+        )
+        self._around.publish(self._topics.result(self.reference.name), result)
+        if times is not None:
+            times.published = time.monotonic()
+        value = self._inputs.pop(ended.request, None)
+        self._around.on_ended(EndedRequest(result, value, ended.outputs, times, ended.replica))
+
+
+def _load(path: Path, name: str) -> tuple[memoryview, ModelReference]:
+    """The file's content, memory-mapped, and how it is referred to."""
+    try:
+        with path.open("rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return content, ModelReference(check_model_name(name), sha256_of(path), len(content))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); give a readable .tflite file") from None
