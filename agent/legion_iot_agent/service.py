@@ -255,8 +255,13 @@ class AgentService:
     def _start_measuring(self, command: Command) -> None:
         if command.model is None:
             self._measurements.probe(command)
+            return
+        try:
+            model = self._store.use(command.model.sha256)
+        except AgentError as error:
+            self._tell_measured(Measured(command.number, reason=str(error)))
         else:
-            self._measurements.profile(self._store.path(command.model.sha256), command, self._info().board_class)
+            self._measurements.profile(model, command, self._info().board_class)
 
     def _send_probe(self, shot: Shot, number: int) -> bool:
         name = self._options.name
@@ -281,7 +286,7 @@ class AgentService:
 
     def _load(self, assignment: Assignment) -> None:
         try:
-            forms = self._executor.load(self._store.path(assignment.model.sha256), assignment)
+            forms = self._executor.load(self._store.use(assignment.model.sha256), assignment)
             self._events.append(machine.Loaded(assignment.epoch, forms))
         except (LegionError, OSError) as error:  # a full disk has no room for the sub-models
             self._events.append(machine.Loaded(assignment.epoch, {}, str(error)))

@@ -1,7 +1,8 @@
 """One model being fetched: which chunks to ask for, which have come, and when to give up.
 
-A window of chunks is asked for at a time, so that the answers never fill a queue on their way. A chunk that does not
-come is asked for again; a chunk nobody asked for, or of another size, changes nothing.
+A window of chunks is asked for at a time, so that the answers never fill a queue on their way; and none far beyond the
+first one that has not come, so that what comes ahead of it takes little memory. A chunk that does not come is asked for
+again; a chunk nobody asked for, or of another size, changes nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from legion_iot.wire.messages import Chunk, ChunkRequest, Command, ModelReferenc
 
 CHUNK = 256 << 10  # bytes
 CHUNKS_IN_FLIGHT = 8
+CHUNKS_AHEAD = 16  # from the first one that has not come
 CHUNK_TIMEOUT = 5.0  # seconds
 CHUNK_ATTEMPTS = 5  # in a row without a single chunk
 
@@ -31,9 +33,11 @@ class Fetch:
         return not self.in_flight and self.next_offset >= self.model.size
 
     def ask(self, now: float) -> list[ChunkRequest]:
-        """Requests that fill the window; none where it is full or everything has been asked for."""
+        """Requests that fill the window; none where it is full, or has nothing more in it."""
         requests = []
-        while len(self.in_flight) < CHUNKS_IN_FLIGHT and self.next_offset < self.model.size:
+        first = min(self.in_flight, default=self.next_offset)
+        most = min(self.model.size, first + CHUNKS_AHEAD * CHUNK)
+        while len(self.in_flight) < CHUNKS_IN_FLIGHT and self.next_offset < most:
             self.in_flight[self.next_offset] = now
             requests.append(self._request(self.next_offset))
             self.next_offset += CHUNK

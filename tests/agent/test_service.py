@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Iterator
@@ -131,7 +132,7 @@ def test_a_full_disk_at_load_is_reported(service: AgentService, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(service._executor, "load", full)
-    service._carry_out(machine.Load(EMPTY))
+    service._carry_out(machine.Load(Assignment(7, held(service, b"any"), (), (), ())))
     (event,) = service._events
     assert isinstance(event, machine.Loaded)
     assert "No space left" in event.reason
@@ -139,15 +140,38 @@ def test_a_full_disk_at_load_is_reported(service: AgentService, monkeypatch: pyt
 
 def test_a_model_that_cannot_be_profiled_is_reported(service: AgentService) -> None:
     """The model's file is no model at all."""
-    service._store.path(MODEL.sha256).write_bytes(b"noise")
-    service._carry_out(machine.StartMeasuring(Command("profile", MODEL, 9, (ProfilePart(),), 1.0)))
+    model = held(service, b"noise")
+    service._carry_out(machine.StartMeasuring(Command("profile", model, 9, (ProfilePart(),), 1.0)))
     while service._measurements.busy:
         assert service._measure() == 0.0
+    assert why_not_measured(service)
+
+
+def held(service: AgentService, content: bytes) -> ModelReference:
+    """A model that the agent has fetched."""
+    model = ModelReference("small", hashlib.sha256(content).hexdigest(), len(content))
+    service._store.write(model.sha256, 0, memoryview(content))
+    service._store.finish(model.sha256, model.size)
+    return model
+
+
+def why_not_measured(service: AgentService) -> str:
     topic, payload = service._links.messages[-1]  # type: ignore[attr-defined]
     assert topic == "legion/agents/ant/report/measured"
     measured = codec.from_json(Measured, payload)
     assert (measured.number, measured.times) == (9, ())
-    assert measured.reason
+    return measured.reason
+
+
+def test_a_model_that_has_lost_a_bit_is_neither_loaded_nor_profiled(service: AgentService) -> None:
+    model = held(service, b"sound")
+    service._store.path(model.sha256).write_bytes(b"sounD")
+    service._carry_out(machine.Load(Assignment(7, model, (), (), ())))
+    (event,) = service._events
+    assert isinstance(event, machine.Loaded)
+    assert "not what its SHA-256 says" in event.reason
+    service._carry_out(machine.StartMeasuring(Command("profile", model, 9, (ProfilePart(),), 1.0)))
+    assert "not what its SHA-256 says" in why_not_measured(service)
 
 
 def test_echoes_are_ones_own(service: AgentService) -> None:
@@ -161,7 +185,7 @@ def test_echoes_are_ones_own(service: AgentService) -> None:
 def test_nothing_is_measured_while_a_request_is_unfinished(
     service: AgentService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service._carry_out(machine.StartMeasuring(Command("profile", MODEL, 9, (ProfilePart(),), 1.0)))
+    service._carry_out(machine.StartMeasuring(Command("profile", held(service, b"any"), 9, (ProfilePart(),), 1.0)))
     monkeypatch.setattr(service._state, "worked_at", math.inf)
     assert service._measure() == machine.LEAST_PAUSE
     assert service._measurements.busy
