@@ -21,6 +21,7 @@ from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.profiles import MEASUREMENTS, ProfileFile
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.fetch import CHUNK
+from legion_iot.runtime.shared import Shared
 from legion_iot.transport.connection import Connected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Undelivered
 from legion_iot.transport.pair import ConnectionPair, PairEvent
@@ -74,12 +75,11 @@ class OrchestratorService:
         self._own_link = OwnLink(self._links.data, self._topics)
         names = (f"{self._session[:8]}-{number}" for number in itertools.count(1))
         self._around = Surroundings(self._links, self._topics, self._own_link, names, self._publish_phase, on_ended)
-        # Epochs of a new process lie above those of the last one: agents may still hold its retained assignments.
-        self.model = ServedModel(options.model_path, options.model_name, options, int(time.time()), self._around)
         file = None if options.state_directory is None else options.state_directory / MEASUREMENTS
         self._file = ProfileFile(file, options.broker.endpoint)
-        selection = self.model.state.selection
-        selection.samples, selection.own_link = self._file.samples, self._file.link
+        self._shared = Shared(int(time.time()))
+        self._shared.samples, self._shared.own_link = self._file.samples, self._file.link
+        self.model = ServedModel(options.model_path, options.model_name, options, self._shared, self._around)
         self._stopping = threading.Event()
 
     # --- the loop ---
@@ -108,15 +108,11 @@ class OrchestratorService:
             arrived = self._links.next(self._own_link.patience(TICK))
             self._take(arrived)
             self.model.take_plans()
-            if arrived is None and (probed := self._own_link.turn(self._is_idle())) is not None:
+            if arrived is None and (probed := self._own_link.turn(not self._shared.under_way)) is not None:
                 self.model.step(probed)
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
                 self.model.step(machine.Tick())
-
-    def _is_idle(self) -> bool:
-        """Whether no request is under way."""
-        return not self.model.state.requests.under_way
 
     def _close(self) -> None:
         try:
@@ -129,9 +125,9 @@ class OrchestratorService:
 
     def _publish_phase(self) -> None:
         """Tell in which phase the group is, and keep what was measured, where that has changed."""
-        phase, detail, selection = self.model.state.phase, self.model.state.detail, self.model.state.selection
-        if selection.samples is not self._file.samples or selection.own_link != self._file.link:
-            self._file.keep(selection.samples, selection.own_link)
+        phase, detail, shared = self.model.state.phase, self.model.state.detail, self._shared
+        if shared.samples is not self._file.samples or shared.own_link != self._file.link:
+            self._file.keep(shared.samples, shared.own_link)
         state = OrchestratorState(phase, self._session, detail)
         self._around.publish(self._topics.orchestrator_state(), state, retain=True)
         if phase == "serving":

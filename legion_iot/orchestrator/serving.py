@@ -25,6 +25,7 @@ from legion_iot.orchestrator.planning import PlanningThread
 from legion_iot.orchestrator.times import RequestClock, RequestTimes
 from legion_iot.planning.planners.balanced import by_speed
 from legion_iot.runtime import orchestrator as machine
+from legion_iot.runtime.shared import Shared
 from legion_iot.transport.fragments import Outgoing
 from legion_iot.transport.pair import ConnectionPair
 from legion_iot.wire import codec
@@ -66,11 +67,11 @@ class Surroundings:
 class ServedModel:
     """Serves the model in a file, by its name. All methods are to be called on the loop's thread.
 
-    Epochs begin above `epoch`. Raises ModelError where the model cannot be served.
+    Raises ModelError where the model cannot be served.
     """
 
     def __init__(
-        self, path: Path, name: str, options: OrchestratorOptions, epoch: int, surroundings: Surroundings
+        self, path: Path, name: str, options: OrchestratorOptions, shared: Shared, surroundings: Surroundings
     ) -> None:
         graph = tflite.open_file(path)
         self.network = divide(graph)
@@ -78,7 +79,7 @@ class ServedModel:
         self._content, self.reference = _load(path, name)
         self.state = machine.State(
             self.network, self.reference, options.least_agents, options.make_plan, options.wire, options.objective,
-            epoch=epoch,
+            shared,
         )  # fmt: skip
         self._around, self._topics = surroundings, surroundings.topics
         self._planning = PlanningThread(options.planner or by_speed(options.make_plan), self._on_planned)

@@ -17,9 +17,8 @@ itself. A device that cannot do what it is told, or reports what cannot be, is l
 
 from __future__ import annotations
 
-import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from legion_iot.model.blocks import Network
@@ -144,7 +143,7 @@ class Campaign:
         members: Sequence[Member],
         samples: Samples,
         own_link: Link | None,
-        numbers: itertools.count[int],
+        numbers: Iterator[int],
         objective: Objective = "latency",
     ) -> None:
         self.members = {member.name: member for member in members}

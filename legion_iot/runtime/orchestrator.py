@@ -56,6 +56,7 @@ from legion_iot.runtime.orchestrator_events import (
 )
 from legion_iot.runtime.requests import Requests
 from legion_iot.runtime.selection import Selection
+from legion_iot.runtime.shared import Shared
 from legion_iot.runtime.trial import PREFIX, zeros
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -116,10 +117,10 @@ class AgentRecord:
 class State:
     """All the orchestrator remembers. Only `step` changes it.
 
-    `epoch` numbers the plans; a new process begins above those of the last one, so that no agent takes an old
-    assignment for a new one. `wire` is how float32 maps travel between agents. `started` is set with the first plan:
-    only before it do `least_agents` have to be there. `planned_for` are the members the plan was made for, whether or
-    not it gives each of them work; `make_plan` makes one without measuring. `timings` are by step and agent.
+    `epoch` numbers the plans; `shared` is what it has in common with the machines of other models. `wire` is how
+    float32 maps travel between agents. `started` is set with the first plan: only before it do `least_agents` have to
+    be there. `planned_for` are the members the plan was made for, whether or not it gives each of them work;
+    `make_plan` makes one without measuring. `timings` are by step and agent.
     """
 
     network: Network
@@ -128,7 +129,7 @@ class State:
     make_plan: MakePlan = balanced
     wire: str = EXACT
     objective: Objective = "latency"
-    epoch: int = 0
+    shared: Shared = field(default_factory=Shared)
     started: bool = False
     agents: dict[str, AgentRecord] = field(default_factory=dict)
     phase: str = ""
@@ -138,13 +139,15 @@ class State:
     routing: Routing | None = None
     timings: dict[tuple[int, str], deque[TileTiming]] = field(default_factory=dict)
     dropped: int = 0
+    epoch: int = field(init=False)
     requests: Requests = field(init=False)
     selection: Selection = field(init=False)
 
     def __post_init__(self) -> None:
+        self.epoch = next(self.shared.epochs)
         self.requests = Requests(self.network)
-        # As for epochs: an agent may still answer a command of the last process.
-        self.selection = Selection(self.network, self.make_plan, self.epoch * 1000, self.objective)
+        self.shared.join(self.requests)
+        self.selection = Selection(self.network, self.make_plan, self.shared, self.objective)
 
     def members(self) -> list[str]:
         """Agents that are online, have said what they are, and are not left out."""
@@ -245,8 +248,7 @@ def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
 def _deadlines(state: State, now: float) -> list[Effect]:
     effects = state.requests.deadlines(now, state.detail)
     if (found := state.selection.campaign) is not None:
-        busy = bool(state.requests.under_way)
-        effects += _do(state, state.selection.after(found.tick(now, busy), now), now)
+        effects += _do(state, state.selection.after(found.tick(now, bool(state.shared.under_way)), now), now)
     for name in state.members():
         record = state.agents[name]
         if record.task and now - record.busy_since > WORK_TIMEOUT:
@@ -271,7 +273,7 @@ def _advance(state: State, now: float) -> list[Effect]:
             return effects  # they end first; those that wait then run on the new plan
         return [*effects, *_new_epoch(state, wanted, members, now)]
     loading = [name for name in members if state.agents[name].ready_epoch != state.epoch]
-    if state.selection.campaign is not None:
+    if state.selection.campaign is not None or state.selection.waits:
         effects += _phase(state, "profiling", _profiling_detail(state))
     elif loading:
         return [*effects, *_phase(state, "assigning", ", ".join(loading))]
@@ -289,7 +291,8 @@ def _member(state: State, name: str) -> Member:
 def _profiling_detail(state: State) -> str:
     """Who is measured, or what else is going on."""
     found = state.selection.campaign
-    assert found is not None
+    if found is None:
+        return f"another model is measured first{_remarks(state)}"
     what = ", ".join(found.waits_for) or ("trying a plan" if state.selection.trial is not None else "planning")
     return f"{what}{_remarks(state)}"
 
@@ -398,7 +401,7 @@ def _fetch(state: State, members: list[str], now: float) -> tuple[list[Effect], 
 
 def _new_epoch(state: State, plan: Plan, members: list[str], now: float) -> list[Effect]:
     routing = route(state.network, plan)
-    state.epoch += 1
+    state.epoch = next(state.shared.epochs)
     state.started, state.planned_for = True, frozenset(members)
     state.plan, state.routing, state.timings = plan, routing, {}
     state.requests.begin(state.epoch, routing)
@@ -418,7 +421,7 @@ def _start_requests(state: State, now: float) -> list[Effect]:
         return []
     effects = state.requests.start(now)
     if trial is not None and state.plan == trial.plan:
-        for name in trial.next(len(state.requests.waiting) + len(state.requests.under_way)):
+        for name in trial.next(len(state.requests.waiting) + state.shared.under_way):
             effects += state.requests.arrive(name, zeros(state.network), now)
         effects += state.requests.start(now)
     return effects

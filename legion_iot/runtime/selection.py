@@ -4,7 +4,7 @@
 |----------------------------|----------------------------------|-----------------------------------------------------|
 | those of the last campaign | it has found a plan              | that one                                            |
 | those of the last campaign | it has ended without one         | one by the speeds that are known                    |
-| any other                  | –                                | none yet: a campaign begins                         |
+| any other                  | –                                | none yet: a campaign begins, when it is its turn    |
 | those of a campaign        | it tries a plan                  | that one                                            |
 | those of a campaign        | requests wait, without any plan  | one by the speeds that are known                    |
 
@@ -13,7 +13,6 @@ A plan that is in force stays so until another one is wanted.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 from legion_iot.errors import AgentError, ModelError
@@ -27,6 +26,7 @@ from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Samples
 from legion_iot.runtime.campaign import Action, Campaign, Effort, Finished, Member, TryPlan
 from legion_iot.runtime.orchestrator_events import RequestEnded
+from legion_iot.runtime.shared import Shared
 from legion_iot.runtime.trial import Trial
 from legion_iot.wire.messages import Profile
 
@@ -43,17 +43,19 @@ class Outcome:
 
 
 class Selection:
-    """The state of it. `samples` and `own_link` are what is known, and grow; `doubts` are by participant."""
+    """The state of it. What is `shared` is known, and grows; `doubts` are by participant.
 
-    def __init__(self, network: Network, make_plan: MakePlan, first_number: int, objective: Objective) -> None:
-        self.samples = Samples()
-        self.own_link: Link | None = None
+    It `waits` while another model's campaign has the turn.
+    """
+
+    def __init__(self, network: Network, make_plan: MakePlan, shared: Shared, objective: Objective) -> None:
+        self.shared = shared
+        self.waits = False
         self.campaign: Campaign | None = None
         self.trial: Trial | None = None
         self.outcome: Outcome | None = None
         self.doubts: dict[str, str] = {}
         self._network, self._make_plan, self._objective = network, make_plan, objective
-        self._numbers = itertools.count(first_number)
         self._members: tuple[Member, ...] = ()
         self._chosen: Plan | None = None
         self._begun = 0.0
@@ -61,18 +63,24 @@ class Selection:
     # --- what is wanted ---
 
     def begin(self, members: tuple[Member, ...], now: float) -> list[Action]:
-        """Begin a campaign, unless these members have theirs."""
-        if [_kind(member) for member in members] == [_kind(member) for member in self._members]:
+        """Begin a campaign, unless these members have theirs; another model's has to end first."""
+        if [_kind(member) for member in members] != [_kind(member) for member in self._members]:
+            self.forget()
+            self._members, self.waits = members, True
+        if not self.waits or not self.shared.begin_measuring(self):
             return []
-        self.forget()
-        self._members, self._begun = members, now
-        self.campaign = Campaign(self._network, members, self.samples, self.own_link, self._numbers, self._objective)
+        self._members, self.waits, self._begun = members, False, now  # with links as they were measured meanwhile
+        shared = self.shared
+        self.campaign = Campaign(
+            self._network, members, shared.samples, shared.own_link, shared.numbers, self._objective
+        )
         return self.after(self.campaign.begin(now), now)
 
     def forget(self) -> None:
         """The group is not what it was: what is under way does not count."""
         self.campaign = self.trial = self._chosen = None
-        self._members = ()
+        self._members, self.waits = (), False
+        self.shared.end_measuring(self)
 
     def wanted(self, waited: float) -> Plan | None:
         """The plan that is to be in force, or None to leave things as they are.
@@ -88,7 +96,7 @@ class Selection:
     def predictor(self) -> Predictor:
         """What samples say of the members; raises AgentError where there are none."""
         devices = tuple(Device(m.name, m.board, m.link or ASSUMED, m.memory_bytes) for m in self._members)
-        return Predictor(self._network, Group(devices, self.own_link or ASSUMED), self.samples)
+        return Predictor(self._network, Group(devices, self.shared.own_link or ASSUMED), self.shared.samples)
 
     def _by_known_speeds(self) -> Plan:
         """Raises AgentError where the plan is none for these members."""
@@ -102,9 +110,9 @@ class Selection:
     def learn(self, agent: str, profile: Profile) -> Link | None:
         """What an agent knows of its class of board; returns its link, as it can be."""
         found = Samples.of(sample for sample in profile.samples if sample.board == profile.board)
-        self.samples = self.samples.merge(found)
+        self.shared.samples = self.shared.samples.merge(found)
         if self.campaign is not None:
-            self.campaign.samples = self.samples
+            self.campaign.samples = self.shared.samples
         if found.doubts:
             self.doubts[agent] = next(iter(found.doubts.values()))
         if profile.link is None or bounded(profile.link) == profile.link:
@@ -115,15 +123,15 @@ class Selection:
     def after(self, actions: list[Action], now: float) -> list[Action]:
         """What the campaign wants of others, from all it wants."""
         assert self.campaign is not None
-        self.samples = self.campaign.samples
+        self.shared.samples = self.campaign.samples
         if ORCHESTRATOR not in self.campaign.doubts:  # else it is only assumed, and worth another try
-            self.own_link = self.campaign.links.get(ORCHESTRATOR)
+            self.shared.own_link = self.campaign.links.get(ORCHESTRATOR)
         self.doubts |= self.campaign.doubts
         others: list[Action] = []
         for action in actions:
             match action:
                 case TryPlan(plan=plan) if not (wrong := self._wrong(plan)):
-                    self.trial = Trial(plan, self._objective, self._numbers)
+                    self.trial = Trial(plan, self._objective, self.shared.numbers)
                 case TryPlan():
                     self._finish(None, wrong, now)
                 case Finished(plan=plan, reason=reason):
@@ -149,6 +157,7 @@ class Selection:
             reason = self._wrong(plan)
         self.outcome = Outcome(self.campaign.effort, now - self._begun, reason)
         self.campaign = self.trial = None
+        self.shared.end_measuring(self)
         self._chosen = self._by_known_speeds() if plan is None or reason else plan
 
     def _wrong(self, plan: Plan) -> str:

@@ -25,6 +25,7 @@ from legion_iot.planning.problem import Link, Objective, Planner, Planning
 from legion_iot.planning.samples import Samples
 from legion_iot.runtime import agent, orchestrator
 from legion_iot.runtime.requests import QUEUE
+from legion_iot.runtime.shared import Shared
 from legion_iot.runtime.trial import PREFIX, RUNS
 from legion_iot.wire import codec, delivery
 from legion_iot.wire.messages import (
@@ -318,8 +319,10 @@ class Group:
         self.model = model or ModelReference("small", "ab" * 32, len(content))
         self.broker = Broker(seed, duplicates=duplicates, losses=losses)
         self.oracle = Oracle(network)
-        self.state = orchestrator.State(network, self.model, least_agents, make_plan, objective=objective, epoch=100)
-        self.state.selection.samples = samples or Samples()
+        self.state = orchestrator.State(
+            network, self.model, least_agents, make_plan, objective=objective, shared=Shared(100)
+        )
+        self.state.shared.samples = samples or Samples()
         self.profiles: dict[str, Profile] = {}  # what each agent has on its disk
         self._planner = planner or by_speed(make_plan)
         self._planning: Planning | None = None

@@ -13,6 +13,7 @@ from legion_iot.planning.samples import Sample
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.exchange import TensorForm, tensor_forms
 from legion_iot.runtime.requests import REQUEST_TIMEOUT
+from legion_iot.runtime.shared import Shared
 from legion_iot.wire.messages import (
     AgentInfo,
     AgentState,
@@ -57,8 +58,8 @@ def ready(state: machine.State, *names: str) -> list[machine.Effect]:
 def new_state(network: str | Network = "chain", least_agents: int = 1) -> machine.State:
     """An orchestrator that knows its own link."""
     known = NETWORKS[network] if isinstance(network, str) else network
-    state = machine.State(known, MODEL, least_agents=least_agents, epoch=100)
-    state.selection.own_link = LINK
+    state = machine.State(known, MODEL, least_agents=least_agents, shared=Shared(100))
+    state.shared.own_link = LINK
     return state
 
 
@@ -144,14 +145,14 @@ def test_a_profile_that_cannot_be_is_bounded_too() -> None:
     )
     ready(state, "bee")
     assert "bee reported" in state.detail
-    assert all(sample.seconds < 1e4 for sample in state.selection.samples)
+    assert all(sample.seconds < 1e4 for sample in state.shared.samples)
 
 
 def test_samples_for_another_class_of_board_count_for_nothing() -> None:
     state = serving("ant")
     profile = Profile(INFO.board_class, LINK, (Sample("another", ("a",), (1.0,), 0.5),))
     tell(state, machine.ProfileArrived("ant", profile))
-    assert len(state.selection.samples) == 0
+    assert len(state.shared.samples) == 0
 
 
 def test_measurements_that_cannot_be_read_name_their_agent() -> None:

@@ -163,7 +163,7 @@ def test_a_second_planning_on_known_boards_measures_nothing() -> None:
     first.start("ant", Temper(board="pi"))
     first.run_until("serving")
     assert first.measured
-    second = Group(network, planner=curious(4, network), samples=first.state.selection.samples)
+    second = Group(network, planner=curious(4, network), samples=first.state.shared.samples)
     second.start("bee", Temper(board="pi"))
     second.run_until("serving")
     assert not second.measured

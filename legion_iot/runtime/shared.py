@@ -1,0 +1,59 @@
+"""What the machines of one orchestrator share, each of them for a model of its own.
+
+Theory. Agents are told by epochs and command numbers what an answer belongs to, so no two machines may use the same
+one. What is known of the devices holds for every model. Two campaigns at the same time would measure each other, so
+one waits for the other; and requests of any model are in the way of measuring.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from legion_iot.planning.problem import Link
+from legion_iot.planning.samples import Samples
+
+if TYPE_CHECKING:
+    from legion_iot.runtime.requests import Requests
+
+_COMMANDS_PER_EPOCH = 1000  # at most, on average over a process's life
+
+
+class Shared:
+    """Numbers above `first`, `samples` and `own_link` as far as they are known, and whose turn it is to measure.
+
+    A new process begins above the numbers of the last one, so that no agent takes an old assignment for a new one, or
+    answers a command of the last process.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self.epochs = itertools.count(first)
+        self.numbers = itertools.count(first * _COMMANDS_PER_EPOCH)
+        self.samples = Samples()
+        self.own_link: Link | None = None
+        self._requests: list[Requests] = []
+        self._measuring: object | None = None
+
+    def join(self, requests: Requests) -> None:
+        """A machine with these requests takes part from now on."""
+        self._requests.append(requests)
+
+    def leave(self, requests: Requests) -> None:
+        """It does so no more."""
+        self._requests.remove(requests)
+
+    @property
+    def under_way(self) -> int:
+        """Requests under way, of all models."""
+        return sum(len(each.under_way) for each in self._requests)
+
+    def begin_measuring(self, who: object) -> bool:
+        """Whether it is the turn of `who`, which keeps it until `end_measuring`."""
+        if self._measuring is None:
+            self._measuring = who
+        return self._measuring is who
+
+    def end_measuring(self, who: object) -> None:
+        """Another one may measure, if it was the turn of `who`."""
+        if self._measuring is who:
+            self._measuring = None
