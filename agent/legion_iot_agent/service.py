@@ -22,7 +22,7 @@ from legion_iot import __version__
 from legion_iot.errors import AgentError, BrokerError, LegionError, ProtocolError
 from legion_iot.profiles import ProfileFile
 from legion_iot.runtime import agent as machine
-from legion_iot.transport.connection import BrokerAddress, Connected, Message, Will
+from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Outgoing, Undelivered
 from legion_iot.transport.link import SHOT_TIMEOUT, LinkProber, Shot
 from legion_iot.transport.paho import TAKEN_OVER
@@ -86,9 +86,7 @@ class AgentService:
         self._taken_over = False
         self._stopping = False
         will = Will(self._topic("state"), codec.to_json(AgentState("offline", self._session)))
-        self._links = ConnectionPair(
-            options.broker, f"legion-{options.name}", will, self._on_lost, self._topics, options.name
-        )
+        self._links = ConnectionPair(options.broker, f"legion-{options.name}", will, self._topics, options.name)
         self._measurements = Measurements(
             ProfileFile(options.state_directory / "profile.json", options.broker.endpoint),
             Profiler(options.state_directory / "part", engine.load, options.threads, options.cpu_quota),
@@ -98,11 +96,6 @@ class AgentService:
 
     def _topic(self, kind: str) -> str:
         return self._topics.agent(self._options.name, kind)
-
-    def _on_lost(self, reason: str) -> None:
-        if reason == TAKEN_OVER:
-            self._taken_over = True
-            self.stop()
 
     # --- the loop ---
 
@@ -176,6 +169,9 @@ class AgentService:
                 self._publish_info()
                 self._publish_profile()
                 self._publish(self._topic("state"), AgentState("online", self._session), retain=True)
+            case Disconnected(reason=reason) if reason == TAKEN_OVER:
+                self._taken_over = True
+                self.stop()
             case FragmentsArrived(sender=sender, fragments=fragments, received=received):
                 self._events.extend(
                     machine.FragmentArrived(sender, header, body, received) for header, body in fragments

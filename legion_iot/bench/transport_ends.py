@@ -99,7 +99,7 @@ class OurEnd:
             for step, region in enumerate(REGIONS)
         ]
         will = Will(topics.agent(name, "state"), b"gone", retain=False)
-        self.links = ConnectionPair(address, f"bench-{name}", will, lambda reason: None, topics, name)
+        self.links = ConnectionPair(address, f"bench-{name}", will, topics, name)
         self.links.open([])
 
     def send(self, index: int, wish: Wish, qos: int) -> None:

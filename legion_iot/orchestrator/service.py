@@ -71,7 +71,7 @@ class OrchestratorService:
         self._session = uuid.uuid4().hex
         will = Will(self._topics.orchestrator_state(), codec.to_json(OrchestratorState("offline", self._session)))
         client_id = f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
-        self._links = ConnectionPair(options.broker, client_id, will, lambda reason: None, self._topics, ORCHESTRATOR)
+        self._links = ConnectionPair(options.broker, client_id, will, self._topics, ORCHESTRATOR)
         self._own_link = OwnLink(self._links.data, self._topics)
         names = (f"{self._session[:8]}-{number}" for number in itertools.count(1))
         self._around = Surroundings(self._links, self._topics, self._own_link, names, self._publish_phase, on_ended)

@@ -132,13 +132,28 @@ def message_of(packet: Publish) -> Message:
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
     properties.unpack(packet.properties)  # type: ignore[no-untyped-call]
     response, correlation = getattr(properties, "ResponseTopic", ""), getattr(properties, "CorrelationData", b"")
-    return Message(topic, packet.payload, packet.retain, response, correlation)
+    expiry = getattr(properties, "MessageExpiryInterval", 0)
+    return Message(topic, packet.payload, packet.retain, response, correlation, expiry)
 
 
-def properties_of(correlation: bytes) -> Properties | None:
-    """The properties of a message with that correlation data."""
-    if not correlation:
+def properties_of(correlation: bytes, response_topic: str, expiry: int) -> Properties | None:
+    """The properties of a message with so much attached."""
+    if not (correlation or response_topic or expiry):
         return None
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-    properties.CorrelationData = correlation
+    if correlation:
+        properties.CorrelationData = correlation
+    if response_topic:
+        properties.ResponseTopic = response_topic
+    if expiry:
+        properties.MessageExpiryInterval = expiry
+    return properties
+
+
+def connect_properties(receive_maximum: int, session_seconds: int) -> Properties:
+    """What we tell a broker of ourselves: how much it may have under way, how long it is to keep our session."""
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+    properties.ReceiveMaximum = receive_maximum
+    if session_seconds:
+        properties.SessionExpiryInterval = session_seconds
     return properties

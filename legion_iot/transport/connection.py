@@ -9,9 +9,11 @@ Promises, held by `tests/transport/test_contract.py` for every implementation:
 - A broker that refuses our credentials is not asked again: `open` raises, or, after a lost link, `Refused` is the last
   event.
 - After `close` or `abort` has begun, nothing more is emitted, not even `Disconnected`.
+- What a publisher attaches (response topic, correlation data, expiry) arrives with the message.
+- A message with an expiry that has waited here for longer is not sent any more.
 
 Not promised: exactly once, order across a lost link, order between two topics, QoS 2, a single copy where two filters
-of one connection match (Mosquitto sends two).
+of one connection match (Mosquitto sends two), a session that outlives its link (the embedded broker has none).
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class QueueLimits:
     bytes: int = 64 << 20
     window_messages: int = 64
     window_bytes: int = 16 << 20
+    receive_maximum: int = 64  # messages of QoS 1 that the broker may have under way to us
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,8 @@ class Refused:
 class Message:
     """One message; `retain` is true when the broker had kept it from before the subscription.
 
-    `response_topic` and `correlation` are what an MQTT 5 requester attached, else empty.
+    `response_topic` and `correlation` are what an MQTT 5 requester attached, else empty; `expiry` are the seconds that
+    it had left when it came here, 0 where its sender gave it none.
     """
 
     topic: str
@@ -163,6 +167,7 @@ class Message:
     retain: bool = False
     response_topic: str = ""
     correlation: bytes = b""
+    expiry: int = 0
 
 
 TransportEvent: TypeAlias = Connected | Disconnected | Refused | Message
@@ -189,10 +194,13 @@ class Connection(Protocol):
         qos: int = 1,
         retain: bool = False,
         correlation: bytes = b"",
+        response_topic: str = "",
+        expiry: int = 0,
     ) -> None:
         """Queue one message, from any thread, without waiting for the network; raises `BrokerError` when full.
 
-        `correlation` travels as MQTT 5 correlation data: the answer to a request that carried some.
+        `response_topic` asks for an answer there, with the same `correlation`. A message whose `expiry` (seconds, 0 for
+        none) has passed is for nobody any more.
         """
 
     def flush(self, timeout: float) -> bool:

@@ -11,10 +11,13 @@ from a seed; `cut` breaks one client's link; `stop` and `start` are a broker tha
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from legion_iot.errors import BrokerError
 from legion_iot.transport.connection import (
@@ -49,7 +52,7 @@ class MemoryBroker:
         self._running = True
         self._clients: dict[str, MemoryConnection] = {}
         self._away: dict[str, MemoryConnection] = {}
-        self._retained: dict[str, bytes] = {}
+        self._retained: dict[str, Message] = {}
         self._tree: FilterTree[MemoryConnection, int] = FilterTree()
         self._events: deque[tuple[MemoryConnection, TransportEvent]] = deque()
         self._delivering = False
@@ -111,8 +114,9 @@ class MemoryBroker:
         self.add_filters(client, list(client.filters.items()))
         waiting, client.waiting = client.waiting, deque()
         client.waiting_bytes = 0
-        for topic, payload, retain, correlation in waiting:
-            self.route(topic, payload, 1, retain, correlation)
+        for message, expires_at in waiting:
+            if time.monotonic() < expires_at:
+                self.route(message, 1)
 
     def detach(self, client: MemoryConnection, *, with_will: bool) -> None:
         """Forget a client that ended by itself."""
@@ -129,18 +133,20 @@ class MemoryBroker:
         """Subscribe, and hand over what is retained."""
         for pattern, qos in filters:
             self._tree.put(pattern, client, qos)
-            for topic, payload in self._retained.items():
+            for topic, message in self._retained.items():
                 if matches(pattern, topic):
-                    self.enqueue(client, Message(topic, payload, retain=True))
+                    self.enqueue(client, message)
 
-    def route(self, topic: str, payload: bytes, qos: int, retain: bool, correlation: bytes = b"") -> None:
-        """Carry one message to all who subscribed to it, once each."""
-        if retain and not payload:
+    def route(self, message: Message, qos: int) -> None:
+        """Carry one message to all who subscribed to it, once each; retain it where it says so."""
+        topic = message.topic
+        if message.retain and not message.payload:
             self._retained.pop(topic, None)
-        elif retain:
+        elif message.retain:
             if len(self._retained) >= MAX_RETAINED and topic not in self._retained:
                 raise BrokerError(f"the memory broker keeps {MAX_RETAINED} retained messages already: clear some")
-            self._retained[topic] = payload
+            self._retained[topic] = message
+        live = replace(message, retain=False)
         granted: dict[MemoryConnection, int] = {}
         for client, limit in self._tree.match(topic):
             granted[client] = max(granted.get(client, 0), min(limit, qos))
@@ -148,10 +154,9 @@ class MemoryBroker:
             if effective == 0 and self.drop and self._random.random() < self.drop:
                 self.dropped += 1
                 continue
-            message = Message(topic, payload, correlation=correlation)
-            self.enqueue(client, message)
+            self.enqueue(client, live)
             if effective == 1 and self.duplicate and self._random.random() < self.duplicate:
-                self.enqueue(client, message)
+                self.enqueue(client, live)
 
     def enqueue(self, client: MemoryConnection, event: TransportEvent) -> None:
         """Put one event where `deliver` finds it; beyond the limit messages are lost and counted."""
@@ -195,7 +200,7 @@ class MemoryBroker:
 
     def _publish_will(self, client: MemoryConnection) -> None:
         if client.will is not None:
-            self.route(client.will.topic, client.will.payload, client.will.qos, client.will.retain)
+            self.route(Message(client.will.topic, client.will.payload, client.will.retain), client.will.qos)
 
     def _return(self, client_id: str) -> None:
         client = self._away.pop(client_id, None)
@@ -226,7 +231,7 @@ class MemoryConnection:
         self.linked = False
         self.closed = True
         self.ended: str | None = "the connection is not open"
-        self.waiting: deque[tuple[str, bytes, bool, bytes]] = deque()
+        self.waiting: deque[tuple[Message, float]] = deque()  # and when it expires
         self.waiting_bytes = 0
 
     def open(self, timeout: float) -> None:
@@ -255,20 +260,23 @@ class MemoryConnection:
         qos: int = 1,
         retain: bool = False,
         correlation: bytes = b"",
+        response_topic: str = "",
+        expiry: int = 0,
     ) -> None:
         """See `Connection.publish`."""
         check_message(topic, qos)
         data = b"".join(payload) if isinstance(payload, tuple) else bytes(payload)
+        message = Message(topic, data, retain, response_topic, correlation, expiry)
         with self._broker.changed:
             if self.ended is not None:
                 raise BrokerError(f"cannot publish on {topic}: {self.ended}")
             if self.linked:
-                self._broker.route(topic, data, qos, retain, correlation)
+                self._broker.route(message, qos)
             elif qos:
                 full = len(self.waiting) >= self._limits.messages or self.waiting_bytes + len(data) > self._limits.bytes
                 if self.waiting and full:
                     raise BrokerError(f"{len(self.waiting)} messages wait for the memory broker: start it")
-                self.waiting.append((topic, data, retain, correlation))
+                self.waiting.append((message, time.monotonic() + expiry if expiry else math.inf))
                 self.waiting_bytes += len(data)
         self._broker.deliver()
 

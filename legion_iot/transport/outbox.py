@@ -9,6 +9,7 @@ No locks, no clock: the owner brings its lock.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ class Outgoing:
     qos: int
     retain: bool
     correlation: bytes = b""
+    response_topic: str = ""
+    expires_at: float = math.inf  # on the owner's clock, seconds
 
 
 class Outbox:

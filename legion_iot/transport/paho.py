@@ -37,7 +37,7 @@ from legion_iot.errors import (
     ForeignCertificateError,
     PasswordRefusedError,
 )
-from legion_iot.transport.client import LeanClient, message_of, properties_of
+from legion_iot.transport.client import LeanClient, connect_properties, message_of, properties_of
 from legion_iot.transport.connection import (
     CLOSE_TIMEOUT,
     DEFAULT_KEEP_ALIVE,
@@ -76,7 +76,11 @@ _FINAL = (CertificateRevokedError, CertificateExpiredError, ForeignCertificateEr
 
 
 class PahoConnection:
-    """`Connection` to a real broker. Clean session: nothing of ours stays in the broker except what is retained."""
+    """`Connection` to a real broker.
+
+    Nothing of ours stays there except what is retained, unless `session_seconds` ask for more: for so long after the
+    link has ended, the broker keeps what comes at QoS 1 for our subscriptions, for whoever connects with our id.
+    """
 
     def __init__(
         self,
@@ -87,6 +91,7 @@ class PahoConnection:
         *,
         keep_alive: float = DEFAULT_KEEP_ALIVE,
         limits: QueueLimits | None = None,
+        session_seconds: int = 0,
     ) -> None:
         self._address = address
         self._client_id = client_id
@@ -95,6 +100,8 @@ class PahoConnection:
         self._will = will
         self._keep_alive = max(1, math.ceil(keep_alive))
         self._limits = limits or QueueLimits()
+        self._session_seconds = session_seconds
+        self.bytes_sent = self.bytes_received = 0  # of payloads
         self._changed = threading.Condition()
         # All below is guarded by _changed; paho is never called with it held, since paho calls back with its own lock.
         self._client: LeanClient | None = None
@@ -126,7 +133,13 @@ class PahoConnection:
             self._linked_at = 0.0
         try:
             with readable_errors(self._address):
-                client.connect(self._address.host, self._address.port, self._keep_alive, clean_start=True)
+                client.connect(
+                    self._address.host,
+                    self._address.port,
+                    self._keep_alive,
+                    clean_start=not self._session_seconds,
+                    properties=connect_properties(self._limits.receive_maximum, self._session_seconds),
+                )
             client.loop_start()
             with self._changed:
                 self._changed.wait_for(lambda: self._announced or self._refusal or self._ended, _left(deadline))
@@ -177,17 +190,20 @@ class PahoConnection:
         qos: int = 1,
         retain: bool = False,
         correlation: bytes = b"",
+        response_topic: str = "",
+        expiry: int = 0,
     ) -> None:
         """See `Connection.publish`."""
         check_message(topic, qos)
         # bytes stay as they are, and so do the buffers of a tuple, which were given to us; anything else that can
         # change is copied, since its owner may go on writing into it.
         held = Parts(*payload) if isinstance(payload, tuple) else bytes(payload)
-        message = Outgoing(topic, held, qos, retain, correlation)
+        expires_at = time.monotonic() + expiry if expiry else math.inf
+        message = Outgoing(topic, held, qos, retain, correlation, response_topic, expires_at)
         with self._changed:
             if self._ended is not None:
                 raise BrokerError(f"cannot publish on {topic}: {self._ended}")
-            size = len(message.payload) + len(topic) + len(correlation) + PACKET_OVERHEAD
+            size = len(message.payload) + len(topic) + len(correlation) + len(response_topic) + PACKET_OVERHEAD
             if self._largest_packet is not None and size > self._largest_packet:
                 raise BrokerError(
                     f"{self._where} takes packets of {self._largest_packet} bytes and {topic} needs {size}: "
@@ -197,7 +213,8 @@ class PahoConnection:
                 raise BrokerError(
                     f"{len(self._outbox)} messages wait for {self._where}: it is away or slow; publish less, or later"
                 )
-            if qos == 0 and not correlation and self._write_at_once(message):
+            self.bytes_sent += len(message.payload)
+            if qos == 0 and not (correlation or response_topic or expiry) and self._write_at_once(message):
                 return
             self._outbox.put(message)
         self._pump()
@@ -405,6 +422,7 @@ class PahoConnection:
 
     def _on_message(self, client: LeanClient, packet: Publish) -> None:
         acknowledge_now(client.socket())
+        self.bytes_received += len(packet.payload)
         try:
             event = message_of(packet)
         except Exception as error:  # of whatever kind paho's reading of properties raises
@@ -448,21 +466,29 @@ class PahoConnection:
                 client = self._client
                 if message is None or client is None:
                     return
-            number: int | None = None
-            try:
-                info = client.publish(
-                    message.topic, message.payload, message.qos, message.retain, properties_of(message.correlation)
-                )
-                # Without a link paho keeps QoS 1 for the next connection, and forgets QoS 0.
-                lost = info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS and (
-                    message.qos == 0 or info.rc != MQTTErrorCode.MQTT_ERR_NO_CONN
-                )
-                number = None if lost else info.mid
-            except ValueError:  # longer than the 256 MiB that MQTT can say
-                logger.exception("a message on %s cannot be sent", message.topic)
+            number = self._hand_over(client, message)
             with self._changed:
                 self._outbox.handed(number)
                 self._changed.notify_all()
+
+    def _hand_over(self, client: LeanClient, message: Outgoing) -> int | None:
+        """Give a message to paho: its packet number, or None where it is lost at once, or not wanted any more."""
+        left = message.expires_at - time.monotonic()
+        if left <= 0:
+            logger.warning("a message on %s waited for too long and is not sent", message.topic)
+            return None
+        expiry = 0 if left == math.inf else math.ceil(left)
+        properties = properties_of(message.correlation, message.response_topic, expiry)
+        try:
+            info = client.publish(message.topic, message.payload, message.qos, message.retain, properties)
+        except ValueError:  # longer than the 256 MiB that MQTT can say
+            logger.exception("a message on %s cannot be sent", message.topic)
+            return None
+        # Without a link paho keeps QoS 1 for the next connection, and forgets QoS 0.
+        lost = info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS and (
+            message.qos == 0 or info.rc != MQTTErrorCode.MQTT_ERR_NO_CONN
+        )
+        return None if lost else info.mid
 
 
 def _left(deadline: float) -> float:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import queue
 import secrets
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from legion_iot.errors import BrokerError, ProtocolError
@@ -34,19 +36,34 @@ from legion_iot.wire.topics import InboxTopic, ParsedTopic, Topics
 log = logging.getLogger(__name__)
 
 INBOX_LIMIT = 1024  # messages of at most 512 KB
-CONTROL_LIMIT = 2 * INBOX_LIMIT  # for what comes over the control connection
+CONTROL_LIMIT = 2 * INBOX_LIMIT  # for what comes over the control connection,
+CONTROL_BYTES = 128 << 20  # and of its payloads
 MAX_TOPICS = 256  # whose meaning is remembered
 OPEN_TIMEOUT = 15.0
 DATA_KEEP_ALIVE = 60.0
 DATA_LIMITS = QueueLimits(messages=65536, bytes=512 << 20)
 
-PairEvent: TypeAlias = Connected | Message | FragmentsArrived | Undelivered
+
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """A message came while too much waited already: its payload is gone, and who sent it may be told so."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """All that was retained for the filters of `catch_up` has come."""
+
+
+PairEvent: TypeAlias = Connected | Disconnected | CaughtUp | Message | Crowded | FragmentsArrived | Undelivered
 
 
 class ConnectionPair:
-    """Control and data connection under one client id; `on_lost(reason)` hears of a lost control connection.
+    """Control and data connection under one client id.
 
-    `name` is the participant's, as it stands in topics: fragments go from its name to another one.
+    `name` is the participant's, as it stands in topics: fragments go from its name to another one. For
+    `session_seconds` after the control connection has ended, the broker keeps what comes for it at QoS 1.
     """
 
     def __init__(
@@ -54,17 +71,18 @@ class ConnectionPair:
         address: BrokerAddress,
         client_id: str,
         will: Will,
-        on_lost: Callable[[str], None],
         topics: Topics,
         name: str,
+        session_seconds: int = 0,
     ) -> None:
         self._address = address
-        self._on_lost = on_lost
         self._topics, self._name = topics, name
         self._refusal: BrokerError | None = None
         self._events: queue.SimpleQueue[PairEvent | None] = queue.SimpleQueue()
         self._places: dict[str, ParsedTopic] = {}
-        self.control = PahoConnection(address, client_id, self._on_control, will)
+        self._waiting = 0  # bytes of messages in the queue
+        self._counting = threading.Lock()
+        self.control = PahoConnection(address, client_id, self._on_control, will, session_seconds=session_seconds)
         self.data = PahoConnection(
             address, f"{client_id}-data", self._on_data, keep_alive=DATA_KEEP_ALIVE, limits=DATA_LIMITS
         )
@@ -84,6 +102,23 @@ class ConnectionPair:
             self.close()
             raise
 
+    def catch_up(self, control: Sequence[tuple[str, int]]) -> None:
+        """Once more subscribe to what has been subscribed to, and have `CaughtUp` follow what is retained there.
+
+        A broker hands over what is retained for one subscription before it answers the next; that answer is awaited.
+        """
+        try:
+            self.control.subscribe(control)
+        except BrokerError as error:
+            log.warning("what is retained may come later: %s", error)
+        self._events.put(CaughtUp())
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of payloads, sent and received, over both connections."""
+        both = (self.control, self.data)
+        return sum(each.bytes_sent for each in both), sum(each.bytes_received for each in both)
+
     def send(self, regions: Sequence[Outgoing]) -> None:
         """Send regions of feature maps to other participants, small ones first, without waiting for the network.
 
@@ -92,16 +127,21 @@ class ConnectionPair:
         self._fragments.send(regions)
 
     def next(self, timeout: float) -> PairEvent | None:
-        """The next event; None after `timeout` seconds without, or a `wake`. `Connected` is the control connection.
+        """The next event; None after `timeout` seconds without, or a `wake`.
 
-        Raises BrokerError when the broker does not take us any more.
+        `Connected` and `Disconnected` are the control connection's. Raises BrokerError when the broker does not take us
+        any more.
         """
         if self._refusal is not None:
             raise self._refusal
         try:
-            return self._events.get(timeout=timeout)
+            event = self._events.get(timeout=timeout)
         except queue.Empty:
             return None
+        if isinstance(event, Message):
+            with self._counting:
+                self._waiting -= len(event.payload)
+        return event
 
     def wake(self) -> None:
         """End a `next` that waits; may be called from any thread."""
@@ -118,7 +158,9 @@ class ConnectionPair:
             self._refusal = event.error
         elif isinstance(event, Disconnected):
             log.warning("connection to %s lost: %s", self._address, event.reason)
-            self._on_lost(event.reason)
+            self._events.put(event)
+        elif isinstance(event, Connected):
+            self._events.put(event)
         else:
             self._enqueue(event)
 
@@ -150,7 +192,13 @@ class ConnectionPair:
         return place
 
     def _enqueue(self, event: PairEvent) -> None:
-        if self._events.qsize() < CONTROL_LIMIT:
-            self._events.put(event)
-        else:
+        if self._events.qsize() >= CONTROL_LIMIT:
             log.error("dropped a message: %d are waiting already", CONTROL_LIMIT)
+            return
+        if isinstance(event, Message):
+            with self._counting:
+                if self._waiting and self._waiting + len(event.payload) > CONTROL_BYTES:
+                    event = Crowded(replace(event, payload=b""))
+                else:
+                    self._waiting += len(event.payload)
+        self._events.put(event)

@@ -215,6 +215,48 @@ def test_a_second_client_with_the_same_id_takes_over(broker, connect: Connect) -
     assert second.pending() == []
 
 
+def test_what_is_attached_arrives_with_the_message(connect: Connect) -> None:
+    asker, receiver = connect("asker"), connect("receiver")
+    receiver.connection.subscribe([("t", 1)])
+    asker.connection.publish("t", b"q", response_topic="answers/asker", correlation=b"\0\xff7", expiry=60)
+    message = receiver.message()
+    assert (message.response_topic, message.correlation) == ("answers/asker", b"\0\xff7")
+    assert 55 <= message.expiry <= 60
+    asker.connection.publish("t", b"q" * 50_000, qos=0, response_topic="answers/asker")
+    assert receiver.message() == Message("t", b"q" * 50_000, response_topic="answers/asker")
+    asker.connection.publish("t", b"plain")
+    assert receiver.message() == Message("t", b"plain")
+
+
+def test_what_is_attached_to_a_retained_message_is_kept_with_it(connect: Connect) -> None:
+    sender = connect("sender")
+    sender.connection.publish("t", b"kept", retain=True, correlation=b"7")
+    assert sender.connection.flush(PATIENCE)
+    late = connect("late")
+    late.connection.subscribe([("t", 1)])
+    assert late.message() == Message("t", b"kept", retain=True, correlation=b"7")
+
+
+def test_a_message_that_waited_for_too_long_is_not_sent(broker, connect: Connect) -> None:
+    receiver, sender = connect("receiver"), connect("sender")
+    receiver.connection.subscribe([("t", 1)])
+    broker.stop()
+    receiver.disconnected()
+    sender.disconnected()
+    sender.connection.publish("t", b"stale", expiry=1)
+    sender.connection.publish("t", b"fresh", expiry=60)
+    time.sleep(1.1)
+    broker.start()
+    receiver.connected()
+    sender.connected()
+    assert sender.connection.flush(PATIENCE)
+    sender.connection.publish("t", b"end")
+    got = []
+    while not got or got[-1] != b"end":
+        got.append(receiver.message().payload)
+    assert b"stale" not in got
+
+
 def test_subscriptions_come_back_after_the_broker_restarted(broker, connect: Connect) -> None:
     receiver, sender = connect("receiver"), connect("sender")
     receiver.connection.subscribe([("t", 1)])

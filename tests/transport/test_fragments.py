@@ -43,7 +43,7 @@ def pairs(broker: _Real) -> Iterator[tuple[ConnectionPair, ConnectionPair]]:
 
 
 def pair(address: BrokerAddress, name: str) -> ConnectionPair:
-    made = ConnectionPair(address, name, Will(TOPICS.agent(name, "state"), b""), lambda reason: None, TOPICS, name)
+    made = ConnectionPair(address, name, Will(TOPICS.agent(name, "state"), b""), TOPICS, name)
     made.open([])
     assert isinstance(made.next(PATIENCE), Connected)
     return made
