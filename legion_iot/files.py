@@ -15,9 +15,10 @@ _CHUNK = 1 << 20
 
 
 def state_directory() -> Path:
-    """Where this user's programs keep what is to outlive them; systemd may say where."""
-    home = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(home).expanduser() / "legion-iot"
+    """Where this user's programs keep what is to outlive them; a systemd unit has a directory of its own."""
+    if unit := os.environ.get("STATE_DIRECTORY"):
+        return Path(unit)
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "legion-iot"
 
 
 def sha256_of(path: Path) -> str:

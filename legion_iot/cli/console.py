@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
@@ -18,6 +19,7 @@ from legion_iot import zoo
 from legion_iot.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from legion_iot.configuration.settings import Setting
     from legion_iot.planning.problem import Objective
 
 out = Console(highlight=False)
@@ -51,6 +53,14 @@ def progress_line(quiet: bool = False) -> Iterator[Callable[[str, float | None],
             line.update(task, description=text if fraction is None else f"{text} ({fraction:.0%})")
 
         yield show
+
+
+def setting(described: Setting[Any]) -> Any:
+    """The option of a command for a setting; what it says is text, and it says nothing unless it is given."""
+    text = described.what[0].upper() + described.what[1:]
+    return typer.Option(
+        None, described.flag, help=f"{text}.", show_default=described.otherwise or str(described.default())
+    )
 
 
 def check_objective(objective: str) -> Objective:

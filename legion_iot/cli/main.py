@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from legion_iot import __version__
-from legion_iot.cli import bench, broker, cost, demo, lab, model, orchestrator, plan, verify, zoo
+from legion_iot.cli import bench, broker, config, cost, demo, lab, model, orchestrator, plan, verify, zoo
 from legion_iot.errors import LegionError
 from legion_iot.interruption import Interrupted, end_on_signals
 
@@ -35,6 +35,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(orchestrator.app, name="orchestrator")
 app.add_typer(broker.app, name="broker")
+app.add_typer(config.app, name="config")
 app.add_typer(lab.app, name="lab")
 app.add_typer(bench.app, name="bench")
 

@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from legion_iot.cli.console import check_objective, check_wire, err, find_model, progress_line
+from legion_iot.cli.console import check_objective, err, find_model, progress_line, setting
+from legion_iot.configuration.programs import (
+    AGENTS,
+    BASE_TOPIC,
+    BROKER,
+    CREDENTIALS,
+    INPUT_SHAPE,
+    MODEL,
+    OBJECTIVE,
+    PLANNER,
+    STATE_DIR,
+    WIRE,
+    address,
+    configured,
+)
 from legion_iot.errors import InputError, UsageError
-from legion_iot.files import state_directory
 from legion_iot.interruption import temporary_directory
 
 if TYPE_CHECKING:
@@ -22,59 +35,46 @@ app = typer.Typer(help="Serve a model with the agents of a group.", no_args_is_h
 
 @app.command("run")
 def run(
-    model: str = typer.Argument(help="A .tflite file, or a name from `legion zoo list`."),
-    broker: str = typer.Option(
-        "",
-        envvar="LEGION_BROKER",
-        help="mqtt://host[:port] or mqtts://….  [default: the bundle's, or this machine's]",
+    context: typer.Context,
+    model: str | None = typer.Argument(
+        None, help="A .tflite file, or a name from `legion zoo list`.  [default: the configuration's]"
     ),
-    credentials: Path | None = typer.Option(
-        None, envvar="LEGION_CREDENTIALS", help="The bundle of `legion broker add-device --role orchestrator`."
-    ),
-    agents: int = typer.Option(1, min=1, help="Agents to wait for before the first plan."),
-    base_topic: str = typer.Option("", help="The group's topic.  [default: the bundle's, or legion]"),
-    wire: str = typer.Option(
-        "float32",
-        help="How float32 maps travel between agents; float16 or int8 are fewer bytes and change the numbers "
-        "(measure it with: legion verify --wire).",
-    ),
-    planner: str = typer.Option("auto", help="How the plan is found: auto, halo, legion, single, balanced, …"),
-    objective: str = typer.Option("latency", help="What the plan is to be best at: latency or throughput."),
-    input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
-    state_dir: Path | None = typer.Option(
-        None, help="What was measured is kept here.  [default: $XDG_STATE_HOME/legion-iot]"
-    ),
+    broker: str | None = setting(BROKER),
+    credentials: str | None = setting(CREDENTIALS),
+    agents: str | None = setting(AGENTS),
+    base_topic: str | None = setting(BASE_TOPIC),
+    wire: str | None = setting(WIRE),
+    planner: str | None = setting(PLANNER),
+    objective: str | None = setting(OBJECTIVE),
+    input_shape: str | None = setting(INPUT_SHAPE),
+    state_dir: str | None = setting(STATE_DIR),
+    config: Path | None = typer.Option(None, help="Read this file instead of orchestrator.toml in its usual places."),
 ) -> None:
     """Serve MODEL: pictures published on <base>/infer/<model> are answered on <base>/infer/<model>/result.
+
+    Each option can also be a variable, such as LEGION_BROKER, or stand in /etc/legion-iot/orchestrator.toml.
 
     Example: legion orchestrator run efficientnet-lite0 --broker mqtt://192.168.1.10 --agents 4
     """
     from legion_iot.orchestrator.options import OrchestratorOptions  # noqa: PLC0415
     from legion_iot.orchestrator.planning import find_planner  # noqa: PLC0415 — loads numpy
-    from legion_iot.transport.credentials import (  # noqa: PLC0415
-        DEFAULT_BASE_TOPIC,
-        broker_address,
-        check_role,
-        read_bundle,
-    )
     from legion_iot_agent.shapes import static_file  # noqa: PLC0415
 
-    bundle = None if credentials is None else check_role(read_bundle(credentials), "orchestrator")
-    address = broker_address(bundle, broker)
-    base_topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
-    check_wire(wire)
-    found, aim = find_planner(planner), check_objective(objective)
-    if state_dir is not None and not (state_dir.is_dir() and os.access(state_dir, os.W_OK)):
-        raise InputError(f"{state_dir}: no directory that can be written to; make it, or choose another --state-dir")
-    if agents < 1:
-        raise UsageError(f"--agents is {agents}; give 1 or more")
+    settings, bundle = configured("orchestrator", context.params, os.environ, config)
+    if not settings[MODEL]:
+        raise UsageError("no model to serve: name one, or set model in /etc/legion-iot/orchestrator.toml")
+    found, aim = find_planner(settings[PLANNER]), check_objective(settings[OBJECTIVE])
+    directory = settings[STATE_DIR]
+    if not settings.is_default(STATE_DIR) and not (directory.is_dir() and os.access(directory, os.W_OK)):
+        raise InputError(f"{directory}: no directory that can be written to; make it, or choose another --state-dir")
+    broker_address = address(settings, bundle)
     with progress_line() as progress:
-        path, name = find_model(model, progress)
-    with temporary_directory("legion-orchestrator-") as directory:
-        path = static_file(path, directory, input_shape)
+        path, name = find_model(settings[MODEL], progress)
+    with temporary_directory("legion-orchestrator-") as scratch:
+        path = static_file(path, scratch, settings[INPUT_SHAPE])
         options = OrchestratorOptions(
-            address, path, name, base_topic, agents, wire=wire, planner=found, objective=aim,
-            state_directory=state_dir or state_directory(),
+            broker_address, path, name, settings[BASE_TOPIC], settings[AGENTS], wire=settings[WIRE], planner=found,
+            objective=aim, state_directory=directory,
         )  # fmt: skip
         _serve(options)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from legion_iot.configuration.programs import AGENT
 from legion_iot.errors import AgentError
 from legion_iot.interruption import temporary_directory, uninterrupted
 
@@ -117,17 +118,19 @@ def _start(start: AgentStart, base_topic: str, directory: Path, ends: tuple[int,
     log = directory / f"{start.name}.log"
     command = [
         *start.prefix, sys.executable, "-m", "legion_iot_agent.main", "--name", start.name, "--base-topic", base_topic,
-        "--state-dir", str(directory / start.name), "--until-stdin-closes", *start.arguments,
+        "--state-dir", str(directory / start.name), "--config", os.devnull, "--until-stdin-closes", *start.arguments,
     ]  # fmt: skip
+    # What the user's own agent would take from files and the environment is not for these. Modules come from the
+    # installation, not from the directory the user happens to be in.
+    told = {setting.variable for setting in AGENT}
+    environment = {name: value for name, value in os.environ.items() if name not in told}
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command,
             stdin=ends[0],
             stdout=ends[1],
             stderr=errors,
-            # What the user's own agent would take from the environment is not for these. Modules come from the
-            # installation, not from the directory the user happens to be in.
-            env={**os.environ, "LEGION_BROKER": start.broker, "LEGION_CREDENTIALS": "", "PYTHONSAFEPATH": "1"},
+            env={**environment, "LEGION_BROKER": start.broker, "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # Ctrl-C in the terminal is for us; we end the agents in order
         )
     return AgentProcess(start.name, process, log)

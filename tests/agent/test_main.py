@@ -43,7 +43,7 @@ def test_help_names_every_flag_and_an_example() -> None:
 
 def test_help_does_not_wait_for_numpy_and_the_runtime() -> None:
     code = (
-        "import sys; from legion_iot_agent.main import _parser; _parser().format_help();"
+        "import sys; from legion_iot_agent.main import parser; parser().format_help();"
         "sys.exit(any(m in sys.modules for m in ('numpy', 'ai_edge_litert', 'paho')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
@@ -57,6 +57,8 @@ def test_version() -> None:
     ("arguments", "code", "says"),
     [
         (["--threads", "0"], 2, "--threads"),
+        (["--threads", "many"], 2, "--threads"),
+        (["--config", "/dev/null/agent.toml"], 3, "agent.toml"),
         (["--broker", "http://example"], 2, "mqtt://"),
         (["--broker", "mqtt://u:secret@"], 2, "host"),
         (["--name", "Kitchen/Pi"], 2, "--name"),
@@ -74,7 +76,7 @@ def test_what_cannot_be_right_is_one_line(arguments: list[str], code: int, says:
     assert "secret" not in ended.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--threads", "many"], ["--unknown"], ["stray"]])
+@pytest.mark.parametrize("arguments", [["--unknown"], ["stray"]])
 def test_flags_that_do_not_parse_end_with_usage(arguments: list[str]) -> None:
     ended = agent(*arguments)
     assert ended.returncode == 2

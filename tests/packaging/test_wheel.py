@@ -66,5 +66,5 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     base = [line for line in text.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     # What a device has to carry.
     assert sorted(line.split()[1].split(">")[0].split("<")[0].split("=")[0] for line in base) == [
-        "flatbuffers", "msgpack", "numpy", "paho-mqtt", "tflite",
+        "flatbuffers", "msgpack", "numpy", "paho-mqtt", "tflite", "tomli",
     ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""What the programs can be told, and who told them what: flags, environment, files, defaults."""
