@@ -178,7 +178,7 @@ class AgentService:
                 )
             case Undelivered(requests=requests, reason=reason):
                 self._events.extend(machine.StepFailed(epoch, request, reason) for epoch, request in requests)
-            case Message() if event.payload:  # without: a retained message that was cleared
+            case Message():
                 try:
                     self._receive(event)
                 except ProtocolError as error:
@@ -194,6 +194,8 @@ class AgentService:
         """The machine's event for a message; None for what was dealt with here. Raises ProtocolError."""
         match self._topics.parse(message.topic):
             case AssignmentTopic(model=model):
+                if not message.payload:
+                    return machine.AssignmentCleared(model)
                 assignment = codec.from_json(Assignment, message.payload)
                 if assignment.model.name != model:
                     raise ProtocolError(f"an assignment for {assignment.model.name!r:.80}")
@@ -228,8 +230,8 @@ class AgentService:
                 self._publish_info()
             case machine.Load(assignment=assignment):
                 self._load(assignment)
-            case machine.Unload():
-                self._executor.close()
+            case machine.Unload(epoch=epoch):
+                self._executor.unload(epoch)
             case machine.StartMeasuring(command=command):
                 self._start_measuring(command)
 
@@ -273,7 +275,7 @@ class AgentService:
         try:
             outputs, seconds = self._executor.run(work.epoch, work.step, work.inputs)
         except LegionError as error:
-            self._events.append(machine.StepFailed(work.epoch, work.request, str(error)))
+            self._events.append(machine.StepFailed(work.epoch, work.request, str(error), work.attempt))
             return
         ended = time.monotonic()
         self._events.appendleft(

@@ -1,14 +1,17 @@
 """The agent: gets models, loads its part of a plan, and turns fragments that arrive into fragments that leave.
 
-Theory. An agent holds model files (by SHA-256) and at most one loaded assignment. What it is told is retained on the
-broker, so it may come at any time, twice, or before the model is there; the machine keeps the newest assignment and
-moves towards it:
+Theory. An agent holds model files (by SHA-256), and of each model at most two epochs (`runtime.held`). What it is told
+is retained on the broker, so it may come at any time, twice, or before the model is there; the machine moves each
+epoch towards being ready:
 
-| state     | event                          | effects                                                | next      |
+| epoch is  | event                          | effects                                                | next      |
 |-----------|--------------------------------|--------------------------------------------------------|-----------|
-| any       | assignment, model held         | Unload, Load                                           | loading   |
-| any       | assignment, model missing      | AskChunk …                                             | fetching  |
-| any       | assignment without steps       | Unload, Report ready: there is nothing to load         | idle      |
+| new       | assignment, model held         | Unload of the last but one, Load                       | loading   |
+| new       | assignment, model missing      | Unload of the last but one, AskChunk …                 | fetching  |
+| new       | assignment without steps       | Report ready: there is nothing to load                 | idle      |
+| any       | a later one, to be alone       | Unload, and as above                                   | gone      |
+| any       | command to release it          | Unload                                                 | gone      |
+| any       | the assignment is cleared      | Unload                                                 | gone      |
 | fetching  | chunk                          | StoreChunk, AskChunk; after the last one FinishModel   | fetching  |
 | fetching  | model stored                   | Load                                                   | loading   |
 | fetching  | no chunk for CHUNK_TIMEOUT     | AskChunk again; after CHUNK_ATTEMPTS Report failed     | idle      |
@@ -19,7 +22,8 @@ moves towards it:
 | ready     | idle                           | Compute: of the oldest request, the first ready step   | ready     |
 | ready     | step done                      | Send … to others, Report timing; what it fed is ready  | ready     |
 | ready     | step failed                    | Report failed                                          | ready     |
-| any       | fragment of another epoch      | none; counted                                          | unchanged |
+| ready     | fragment of a newer attempt    | as above; what there is of older attempts is forgotten | ready     |
+| any       | fragment that is stale         | none; counted                                          | unchanged |
 
 Rows for others are sent before the next step starts, since somebody waits for them; and what came meanwhile is taken
 in first, so that the next step is the one the plan puts first. A tile in parts thus computes its interior while its
@@ -30,12 +34,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from legion_iot.errors import ProtocolError
 from legion_iot.runtime.agent_events import (
     AskChunk,
     AssignmentArrived,
+    AssignmentCleared,
     ChunkArrived,
     CommandArrived,
     Compute,
@@ -60,8 +66,10 @@ from legion_iot.runtime.agent_events import (
 )
 from legion_iot.runtime.arrivals import Arrival, Arrivals
 from legion_iot.runtime.assignment import sends_by_step
-from legion_iot.runtime.exchange import Exchange, wire_between
+from legion_iot.runtime.attempts import Attempt, Attempts, StepRun
+from legion_iot.runtime.exchange import Exchange, UnplannedFragmentError, wire_between
 from legion_iot.runtime.fetch import Fetch
+from legion_iot.runtime.held import HeldEpoch, HeldEpochs
 from legion_iot.runtime.ready import ReadySteps
 from legion_iot.wire.messages import (
     Assignment,
@@ -79,6 +87,7 @@ from legion_iot.wire.tensors import region_of, wire_bytes
 __all__ = [  # events and effects included, for whoever drives the machine
     "AskChunk",
     "AssignmentArrived",
+    "AssignmentCleared",
     "ChunkArrived",
     "CommandArrived",
     "Compute",
@@ -117,11 +126,9 @@ class State:
     name: str
     models: set[str] = field(default_factory=set)
     fetch: Fetch | None = None
-    assignment: Assignment | None = None
-    exchange: Exchange | None = None
-    sends: dict[int, list[PeerRegion]] = field(default_factory=dict)
+    epochs: HeldEpochs = field(default_factory=HeldEpochs)
+    attempts: Attempts = field(default_factory=Attempts)
     ready: ReadySteps = field(default_factory=ReadySteps)
-    ready_at: float = 0.0
     arrivals: Arrivals = field(default_factory=Arrivals)
     worked_at: float = -math.inf
     measured: deque[int] = field(default_factory=lambda: deque(maxlen=REMEMBERED))  # numbers of commands
@@ -133,6 +140,8 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
     match event:
         case AssignmentArrived():
             return _assignment(state, event, now)
+        case AssignmentCleared(model=model):
+            return _drop(state, lambda held: held.assignment.model.name == model)
         case CommandArrived():
             return _command(state, event, now)
         case FragmentArrived():
@@ -156,15 +165,25 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
 
 def _assignment(state: State, event: AssignmentArrived, now: float) -> list[Effect]:
     assignment = event.assignment
-    if state.assignment is not None and assignment == state.assignment:
+    newest = state.epochs.newest(assignment.model.name)
+    if newest is not None and assignment == newest.assignment:
         return []  # retained messages come again after a reconnect
-    state.assignment = assignment
-    state.exchange, state.ready = None, ReadySteps()
+    effects = _unload(state, state.epochs.add(assignment))
     if not assignment.steps:
-        return [Unload(), Report(Ready(assignment.epoch))]
+        return [*effects, Report(Ready(assignment.epoch))]
     if assignment.model.sha256 in state.models:
-        return [Unload(), Load(assignment)]
-    return [Unload(), *_start_fetch(state, assignment.model, now)]
+        return [*effects, Load(assignment)]
+    return [*effects, *_start_fetch(state, assignment.model, now)]
+
+
+def _drop(state: State, unwanted: Callable[[HeldEpoch], bool]) -> list[Effect]:
+    return _unload(state, state.epochs.drop(unwanted))
+
+
+def _unload(state: State, epochs: list[int]) -> list[Effect]:
+    for epoch in epochs:
+        state.ready.drop(epoch)
+    return [Unload(epoch) for epoch in epochs]
 
 
 def may_measure(state: State, now: float) -> bool:
@@ -174,7 +193,7 @@ def may_measure(state: State, now: float) -> bool:
     """
     if state.fetch is not None:
         return False
-    unfinished = state.exchange is not None and len(state.exchange) > 0
+    unfinished = any(held.exchange is not None and len(held.exchange) for held in state.epochs)
     return now - state.worked_at >= (GIVEN_UP if unfinished else LEAST_PAUSE)
 
 
@@ -182,11 +201,16 @@ def _command(state: State, event: CommandArrived, now: float) -> list[Effect]:
     command = event.command
     if command.operation == "probe":
         return _start_measuring(state, command)
-    if command.model is None:
+    model = command.model
+    if model is None:
         state.dropped += 1
         return []
-    if command.model.sha256 not in state.models:
-        return _start_fetch(state, command.model, now, command)
+    if command.operation == "release":
+        return _drop(
+            state, lambda held: held.assignment.model.name == model.name and held.assignment.epoch < command.epoch
+        )
+    if model.sha256 not in state.models:
+        return _start_fetch(state, model, now, command)
     if command.operation == "profile":
         return _start_measuring(state, command)
     return [PublishInfo()]
@@ -233,25 +257,27 @@ def _model_stored(state: State, event: ModelStored, now: float) -> list[Effect]:
     effects: list[Effect] = [PublishInfo()]
     if fetch.command is not None and fetch.command.operation == "profile":
         effects += _start_measuring(state, fetch.command)
-    assignment = state.assignment
-    if assignment is not None and assignment.steps and assignment.model.sha256 == event.sha256:
-        return [*effects, Load(assignment)]
-    return [*effects, *_fetch_assigned(state, fetch, now)]
+    loads = [Load(held.assignment) for held in state.epochs if held.lacks(event.sha256)]
+    return [*effects, *loads, *_fetch_assigned(state, fetch, now)]
 
 
 def _fetch_failed(state: State, fetch: Fetch, reason: str, now: float) -> list[Effect]:
-    """Report it: under the assignment's epoch, so that a stale one harms nobody, but a command's own as epoch 0."""
+    """Report it: under the epochs that wait for it, so that a stale one harms nobody; a command's own as epoch 0."""
     state.fetch = None
-    epoch = state.assignment.epoch if state.assignment is not None and fetch.command is None else 0
-    return [Report(Failed(epoch, "", reason)), *_fetch_assigned(state, fetch, now)]
+    sha256 = fetch.model.sha256
+    epochs = [held.assignment.epoch for held in state.epochs if held.lacks(sha256)]
+    if fetch.command is not None:
+        epochs = [0]
+    reports = [Report(Failed(epoch, "", reason, model=sha256)) for epoch in epochs]
+    return [*reports, *_fetch_assigned(state, fetch, now)]
 
 
 def _fetch_assigned(state: State, ended: Fetch, now: float) -> list[Effect]:
     """Go on with the model of the assignment where fetching another one, which has ended, took its place."""
-    assignment = state.assignment
-    if assignment is None or not assignment.steps or assignment.model.sha256 in state.models | {ended.model.sha256}:
-        return []
-    return _start_fetch(state, assignment.model, now)
+    known = state.models | {ended.model.sha256}
+    missing = [held.assignment.model for held in state.epochs if held.lacks(held.assignment.model.sha256)]
+    wanted = [model for model in missing if model.sha256 not in known]
+    return _start_fetch(state, wanted[-1], now) if wanted else []
 
 
 def _tick(state: State, now: float) -> list[Effect]:
@@ -265,57 +291,77 @@ def _tick(state: State, now: float) -> list[Effect]:
 
 
 def _loaded(state: State, event: Loaded, now: float) -> list[Effect]:
-    assignment = state.assignment
-    if assignment is None or event.epoch != assignment.epoch:
-        return []
+    held = state.epochs.get(event.epoch)
+    if held is None:
+        return [Unload(event.epoch)]
     if event.reason:
         return [Report(Failed(event.epoch, "", event.reason))]
     try:
-        state.sends = sends_by_step(assignment)
-        state.exchange = _exchange(assignment, event)
+        held.sends = sends_by_step(held.assignment)
+        held.exchange = _exchange(held.assignment, event)
     except ProtocolError as error:
         return [Report(Failed(event.epoch, "", f"the assignment contradicts itself ({error}); update the older side"))]
-    state.ready_at, state.arrivals = now, Arrivals()
+    held.ready_at = now
     return [Report(Ready(event.epoch))]
 
 
 def _exchange(assignment: Assignment, loaded: Loaded) -> Exchange:
     needs = {s.step: {i.tensor: region_of(i.region) for i in s.inputs} for s in assignment.steps}
     replicas = {s.step: s.replica for s in assignment.steps}
-    return Exchange(assignment.epoch, needs, assignment.receives, loaded.forms, assignment.wire, replicas)
+    return Exchange(
+        assignment.epoch, needs, assignment.receives, loaded.forms, assignment.wire, replicas, assignment.nan_allowed
+    )
 
 
 def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
-    if state.exchange is None:
+    header = event.header
+    attempt = Attempt(header.request, header.attempt)
+    held = state.epochs.get(header.epoch)
+    if held is None or held.exchange is None or state.attempts.newest(header.request) > header.attempt:
         state.dropped += 1
         return []
-    header = event.header
     try:
-        inputs = state.exchange.put_fragment(event.sender, header, event.body)
+        inputs = held.exchange.put_fragment(event.sender, header, event.body)
+    except UnplannedFragmentError as error:
+        state.dropped += 1
+        held.exchange.forget(attempt)  # it cannot become complete; one report is enough
+        return [Report(Failed(header.epoch, header.request, str(error), event.sender, attempt=header.attempt))]
     except ProtocolError:
         state.dropped += 1
         return []
+    _displace_older(state, attempt)
     state.worked_at = now
-    received = now if event.received is None else max(event.received, state.ready_at)
-    state.arrivals.note(header.request, header.step, received, event.sender, len(event.body))
+    received = now if event.received is None else max(event.received, held.ready_at)
+    run = StepRun(header.epoch, *attempt, header.step)
+    state.arrivals.note(run, received, event.sender, len(event.body))
     state.ready.began(header.request)
     if inputs is not None:
-        state.ready.add(Compute(header.epoch, header.request, header.attempt, header.step, inputs))
+        state.ready.add(Compute(*run, inputs))
     return []
 
 
+def _displace_older(state: State, attempt: Attempt) -> None:
+    """Forget what there is of older attempts at the request, in whichever epoch."""
+    if state.attempts.note(attempt):
+        state.ready.displace(attempt)
+        for held in state.epochs:
+            if held.exchange is not None:
+                held.exchange.displace(attempt)
+
+
 def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
-    assignment, exchange = state.assignment, state.exchange
-    if assignment is None or exchange is None or event.epoch != exchange.epoch:
+    held = state.epochs.get(event.epoch)
+    if held is None or held.exchange is None:
         return []
     state.worked_at = now
+    assignment = held.assignment
     made = {o.tensor: o.region for s in assignment.steps if s.step == event.step for o in s.outputs}
     effects: list[Effect] = []
     bytes_sent = 0
-    for part in state.sends[event.step]:
+    for part in held.sends[event.step]:
         values, origin = event.outputs[part.tensor], made[part.tensor]
         if part.peer == state.name:
-            _keep(state, exchange, event, part, origin, now)
+            _keep(state, held.exchange, event, part, origin, now)
             continue
         channels, dtype = values.shape[2], str(values.dtype)
         wire = wire_between(dtype, part.peer, assignment.wire)
@@ -324,14 +370,16 @@ def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
         )
         bytes_sent += wire_bytes(region_of(part.region), channels, dtype, wire)
         effects.append(SendRegion(part.peer, header, values, origin))
-    return [*effects, ReportTiming(_timing(state, event, bytes_sent), event.ended)]
+    return [*effects, ReportTiming(_timing(state, held, event, bytes_sent), event.ended)]
 
 
 def _step_failed(state: State, event: StepFailed) -> list[Effect]:
-    if state.exchange is not None and event.epoch == state.exchange.epoch:
-        state.exchange.forget(event.request)
-        state.ready.forget(event.request)
-    return [Report(Failed(event.epoch, event.request, event.reason))]
+    attempt = Attempt(event.request, event.attempt or state.attempts.newest(event.request))
+    held = state.epochs.get(event.epoch)
+    if held is not None and held.exchange is not None:
+        held.exchange.forget(attempt)
+        state.ready.forget(attempt)
+    return [Report(Failed(event.epoch, event.request, event.reason, attempt=event.attempt))]
 
 
 def _keep(
@@ -341,20 +389,23 @@ def _keep(
     region, whole = region_of(part.region), region_of(origin)
     top, left = region.rows.start - whole.rows.start, region.columns.start - whole.columns.start
     kept = event.outputs[part.tensor][top : top + len(region.rows), left : left + len(region.columns)]
-    inputs = exchange.put(event.request, part.step, part.tensor, region, kept)
-    state.arrivals.note(event.request, part.step, now)
+    run = StepRun(event.epoch, event.request, event.attempt, part.step)
+    inputs = exchange.put(Attempt(event.request, event.attempt), part.step, part.tensor, region, kept)
+    state.arrivals.note(run, now)
     if inputs is not None:
-        state.ready.add(Compute(event.epoch, event.request, event.attempt, part.step, inputs))
+        state.ready.add(Compute(*run, inputs))
 
 
-def _timing(state: State, event: StepDone, bytes_sent: int) -> TileTiming:
+def _timing(state: State, held: HeldEpoch, event: StepDone, bytes_sent: int) -> TileTiming:
     """What is known of the step before its outputs are sent."""
     started = event.ended - event.seconds
-    arrival = state.arrivals.take(event.request, event.step) or Arrival(started, started)
+    run = StepRun(event.epoch, event.request, event.attempt, event.step)
+    arrival = state.arrivals.take(run) or Arrival(started, started)
     return TileTiming(
         event.epoch, event.request, event.step, event.seconds, bytes_sent, arrival.bytes_received,
-        begun=arrival.first - state.ready_at,
+        begun=arrival.first - held.ready_at,
         receiving=arrival.last - arrival.first,
         queued=max(0.0, started - arrival.last),
         heard=arrival.heard,
+        attempt=event.attempt,
     )  # fmt: skip

@@ -28,6 +28,13 @@ class AssignmentArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class AssignmentCleared:
+    """The orchestrator has taken back what it had assigned of a model."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class CommandArrived:
     command: Command
 
@@ -80,9 +87,12 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
+    """Without an `attempt`, whichever is under way."""
+
     epoch: int
     request: str
     reason: str
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +106,8 @@ class Tick:
 
 
 Event = (
-    AssignmentArrived | CommandArrived | FragmentArrived | ChunkArrived | ModelStored | Loaded | StepDone | StepFailed
-    | Idle | Tick
+    AssignmentArrived | AssignmentCleared | CommandArrived | FragmentArrived | ChunkArrived | ModelStored | Loaded
+    | StepDone | StepFailed | Idle | Tick
 )  # fmt: skip
 
 # --- effects ---
@@ -135,7 +145,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """Free all loaded sub-models."""
+    """Free the epoch's sub-models."""
+
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from legion_iot.runtime.attempts import StepRun
 from legion_iot.wire.messages import Heard
 
 MAX_STEPS = 1024  # of all requests; those of requests that were given up fall out first
@@ -30,14 +31,14 @@ class Arrivals:
     """The arrivals of the steps that have not run yet."""
 
     def __init__(self) -> None:
-        self._steps: OrderedDict[tuple[str, int], Arrival] = OrderedDict()
+        self._steps: OrderedDict[StepRun, Arrival] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._steps)
 
-    def note(self, request: str, step: int, now: float, peer: str = "", size: int = 0) -> None:
+    def note(self, step: StepRun, now: float, peer: str = "", size: int = 0) -> None:
         """An input of the step is here; `peer` and `size` where it came as so many bytes from another participant."""
-        arrival = self._steps.setdefault((request, step), Arrival(now, now))
+        arrival = self._steps.setdefault(step, Arrival(now, now))
         arrival.first, arrival.last = min(arrival.first, now), max(arrival.last, now)
         arrival.bytes_received += size
         if peer:
@@ -45,6 +46,6 @@ class Arrivals:
         if len(self._steps) > MAX_STEPS:
             self._steps.popitem(last=False)
 
-    def take(self, request: str, step: int) -> Arrival | None:
+    def take(self, step: StepRun) -> Arrival | None:
         """The step's arrival, which is forgotten; None where it is not known."""
-        return self._steps.pop((request, step), None)
+        return self._steps.pop(step, None)

@@ -15,16 +15,17 @@ from legion_iot.errors import ProtocolError
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Region
 from legion_iot.planning.routing import ORCHESTRATOR
+from legion_iot.runtime.attempts import Attempt
 from legion_iot.wire.messages import Fragment, PeerRegion
 from legion_iot.wire.quantised import EXACT
-from legion_iot.wire.tensors import Array, Assembly, read_fragment, region_of
+from legion_iot.wire.tensors import Array, Assembly, has_nan, read_fragment, region_of
 
 MAX_REQUESTS = 16  # with unfinished steps, for each replica; beyond it the one is dropped that was silent for longest
-REMEMBERED = 256  # ended requests whose late fragments are still recognised
+REMEMBERED = 256  # ended attempts whose late fragments are still recognised
 
 
 class UnplannedFragmentError(ProtocolError):
-    """A fragment of this epoch that contradicts the assignment: its `sender` is at fault, not the network between."""
+    """A fragment that contradicts its epoch's assignment, or cannot be true: the fault is its `sender`'s alone."""
 
     def __init__(self, sender: str, reason: str) -> None:
         super().__init__(f"{sender} {reason}")
@@ -58,7 +59,10 @@ def wire_between(dtype: str, peer: str, wire: str) -> str:
 
 @dataclass(slots=True)
 class _Request:
-    """What is there for one request: its replica, the steps whose inputs are not complete, and the inputs so far."""
+    """What is there for one attempt at a request.
+
+    Its replica, the steps whose inputs are not complete, and the inputs so far.
+    """
 
     replica: int
     steps: set[int]
@@ -69,9 +73,9 @@ class Exchange:
     """The regions one participant collects in one epoch.
 
     `needs` maps step → tensor → region; `receives` says which part comes from whom; `forms` gives each tensor's form;
-    `wire` is the plan's wire dtype; `replicas` names the replica of each step that is not of the first one. A request
-    goes through the steps of the replica that its first fragment is for, and is forgotten with the last of them.
-    Raises ProtocolError where they contradict each other.
+    `wire` is the plan's wire dtype; `replicas` names the replica of each step that is not of the first one;
+    `nan_allowed` says that agents may send NaN. A request goes through the steps of the replica that its first fragment
+    is for, and is forgotten with the last of them. Raises ProtocolError where they contradict each other.
     """
 
     def __init__(
@@ -82,10 +86,12 @@ class Exchange:
         forms: Mapping[int, TensorForm],
         wire: str = EXACT,
         replicas: Mapping[int, int] = MappingProxyType({}),
+        nan_allowed: bool = True,
     ) -> None:
         self.epoch = epoch
         self._replicas = {step: replicas.get(step, 0) for step in needs}
         self._wire = wire
+        self._nan_allowed = nan_allowed
         self._needs = needs
         self._forms = forms
         self._expected: dict[tuple[str, int, int], list[Region]] = {}
@@ -95,8 +101,8 @@ class Exchange:
                 raise ProtocolError(f"step {part.step} does not need {part.region} of tensor {part.tensor}")
             self._expected.setdefault((part.peer, part.step, part.tensor), []).append(region_of(part.region))
         self._most_requests = MAX_REQUESTS * len(set(self._replicas.values()))
-        self._requests: OrderedDict[str, _Request] = OrderedDict()
-        self._ended: deque[str] = deque(maxlen=REMEMBERED)
+        self._requests: OrderedDict[Attempt, _Request] = OrderedDict()
+        self._ended: deque[Attempt] = deque(maxlen=REMEMBERED)
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -109,13 +115,18 @@ class Exchange:
         """
         if header.epoch != self.epoch:
             raise ProtocolError(f"fragment of epoch {header.epoch} in epoch {self.epoch}")
+        attempt = Attempt(header.request, header.attempt)
+        if attempt in self._ended:
+            return None
         try:
             region, values = self._checked(sender, header), read_fragment(header, body)
         except UnplannedFragmentError:
             raise
         except ProtocolError as error:
             raise UnplannedFragmentError(sender, f"sent what is no fragment ({error})") from None
-        return self.put(header.request, header.step, header.tensor, region, values)
+        if not self._nan_allowed and sender != ORCHESTRATOR and has_nan(values):
+            raise UnplannedFragmentError(sender, f"sent NaN in tensor {header.tensor}")
+        return self.put(attempt, header.step, header.tensor, region, values)
 
     def _checked(self, sender: str, header: Fragment) -> Region:
         """The fragment's region, when the plan says that this sender sends it in this form."""
@@ -134,20 +145,21 @@ class Exchange:
             raise UnplannedFragmentError(sender, f"is not to send tensor {header.tensor} as {header.wire!r:.20}")
         return region
 
-    def put(self, request: str, step: int, tensor: int, region: Region, values: Array) -> dict[int, Array] | None:
+    def put(self, attempt: Attempt, step: int, tensor: int, region: Region, values: Array) -> dict[int, Array] | None:
         """Take in a region of this participant's own, or one that has been checked; answers like `put_fragment`."""
-        if request in self._ended:
+        if attempt in self._ended:
             return None
         replica = self._replicas[step]
-        held = self._requests.get(request)
+        held = self._requests.get(attempt)
         if held is None:
             held = _Request(replica, {other for other, of in self._replicas.items() if of == replica})
-            self._requests[request] = held
+            self._requests[attempt] = held
             if len(self._requests) > self._most_requests:
                 self.forget(next(iter(self._requests)))
         elif held.replica != replica:
-            raise ProtocolError(f"request {request} goes through replica {held.replica}, step {step} is of {replica}")
-        self._requests.move_to_end(request)
+            message = f"request {attempt.request} goes through replica {held.replica}, step {step} is of {replica}"
+            raise ProtocolError(message)
+        self._requests.move_to_end(attempt)
         if step not in held.steps:
             return None  # it has had its inputs already: a late duplicate
         if step not in held.inputs:
@@ -159,13 +171,18 @@ class Exchange:
         del held.inputs[step]
         held.steps.remove(step)
         if not held.steps:
-            self.forget(request)
+            self.forget(attempt)
         return {index: part.values for index, part in parts.items()}
 
-    def forget(self, request: str) -> None:
-        """Free what a request holds, and ignore whatever still comes for it."""
-        self._requests.pop(request, None)
-        self._ended.append(request)
+    def forget(self, attempt: Attempt) -> None:
+        """Free what an attempt holds, and ignore whatever still comes for it."""
+        self._requests.pop(attempt, None)
+        self._ended.append(attempt)
+
+    def displace(self, newer: Attempt) -> None:
+        """Forget what there is of older attempts at the same request."""
+        for older in [each for each in self._requests if each.request == newer.request and each < newer]:
+            self.forget(older)
 
     def _assemblies(self, step: int) -> dict[int, Assembly]:
         return {

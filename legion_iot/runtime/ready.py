@@ -5,8 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import OrderedDict
+from collections.abc import Callable
 
 from legion_iot.runtime.agent_events import Compute
+from legion_iot.runtime.attempts import Attempt
 
 REMEMBERED = 1024  # requests whose age is known; one that is older than all of them counts as new
 
@@ -38,7 +40,18 @@ class ReadySteps:
         """The next one, which is forgotten; None where there is none."""
         return heapq.heappop(self._steps)[-1] if self._steps else None
 
-    def forget(self, request: str) -> None:
-        """The request has ended; its steps are not computed any more."""
-        self._steps = [entry for entry in self._steps if entry[-1].request != request]
+    def displace(self, newer: Attempt) -> None:
+        """Steps of older attempts at the same request are not computed any more."""
+        self._keep(lambda work: work.request != newer.request or work.attempt >= newer.number)
+
+    def forget(self, attempt: Attempt) -> None:
+        """The attempt has ended; its steps are not computed any more."""
+        self._keep(lambda work: (work.request, work.attempt) != attempt)
+
+    def drop(self, epoch: int) -> None:
+        """The epoch has ended; its steps are not computed any more."""
+        self._keep(lambda work: work.epoch != epoch)
+
+    def _keep(self, wanted: Callable[[Compute], bool]) -> None:
+        self._steps = [entry for entry in self._steps if wanted(entry[-1])]
         heapq.heapify(self._steps)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from legion_iot.errors import ProtocolError
 from legion_iot.model.blocks import Network
 from legion_iot.planning.routing import ORCHESTRATOR, Routing, Transfer
+from legion_iot.runtime.attempts import Attempt
 from legion_iot.runtime.exchange import Exchange, tensor_forms
 from legion_iot.runtime.orchestrator_events import Effect, RequestEnded, SendRegion
 from legion_iot.runtime.replicas import Replicas
@@ -111,7 +112,8 @@ class Requests:
             values = maps[transfer.tensor]
             if transfer.target == ORCHESTRATOR:
                 assert self.exchange is not None
-                outputs = self.exchange.put(begun.request, transfer.step, transfer.tensor, transfer.region, values)
+                attempt = Attempt(begun.request, 1)
+                outputs = self.exchange.put(attempt, transfer.step, transfer.tensor, transfer.region, values)
                 if outputs is not None:
                     effects.append(self._answer(begun.request, outputs, now))
                 continue
@@ -146,7 +148,7 @@ class Requests:
         ended = self.under_way.pop(request)
         self.replicas.ended(ended.replica)
         if self.exchange is not None:
-            self.exchange.forget(request)
+            self.exchange.forget(Attempt(request, 1))
         return RequestEnded(request, self._epoch, now - ended.arrived, outputs, error, reason, ended.replica)
 
     def end_under_way(self, now: float, error: str, reason: str) -> list[Effect]:

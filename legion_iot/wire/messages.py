@@ -227,7 +227,7 @@ class Failed:
     """On `report/failed`: the agent cannot do what was asked; `request` is empty where no request is concerned.
 
     `culprit` is another participant, where what it sent is the reason. With epoch 0 a command has failed, and `model`
-    is the SHA-256 of what it was about.
+    is the SHA-256 of what it was about. Attempt 0 is whichever is under way.
     """
 
     epoch: int
@@ -235,6 +235,7 @@ class Failed:
     reason: str
     culprit: str = ""
     model: str = ""
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +268,7 @@ class TileTiming:
     queued: float = 0.0
     sending: float = 0.0
     heard: tuple[Heard, ...] = ()
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,8 @@ def test_what_is_not_for_an_agent_is_dropped_and_counted(service: AgentService, 
     assert service._state.dropped == 1
 
 
-def test_a_cleared_assignment_is_no_message(service: AgentService) -> None:
-    assert events(service, "legion/agents/ant/assignment/small", b"") == []
+def test_an_assignment_that_was_cleared(service: AgentService) -> None:
+    assert events(service, "legion/agents/ant/assignment/small", b"") == [machine.AssignmentCleared("small")]
     assert service._state.dropped == 0
 
 

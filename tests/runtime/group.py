@@ -191,7 +191,7 @@ class Agent:
             yield SLICE
             return
         self.measured_while_asked += any(c.operation == "profile" for c in self._measuring) and bool(
-            self.state.exchange is not None and len(self.state.exchange)
+            any(held.exchange for held in self.state.epochs)
         )
         yield HUNG if self.temper.profile_hangs else SLICE
         if self._broker.random.random() < 0.2:
@@ -243,6 +243,8 @@ class Agent:
             case agent.Load(assignment=assignment):
                 yield HUNG if temper.load_hangs else draw.uniform(0.0, 0.4)
                 self._load(assignment)
+            case agent.Unload(epoch=epoch):
+                self.worker.unload(epoch)
             case agent.StartMeasuring(command=command):
                 self._measuring.append(command)
 
@@ -250,9 +252,9 @@ class Agent:
         self._group.computed[self.name, work.request, work.step] += 1
         self._group.computed_in[self.session, work.request, work.step] += 1
         if self._broker.random.random() < self.temper.failing_tiles:
-            self._events.append(agent.StepFailed(work.epoch, work.request, "the tile burns"))
+            self._events.append(agent.StepFailed(work.epoch, work.request, "the tile burns", work.attempt))
             return
-        outputs = self.worker.run(work.request, work.step, work.inputs)
+        outputs = self.worker.run(work.epoch, work.request, work.step, work.inputs)
         self._events.appendleft(
             agent.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, 0.01, self._broker.now)
         )

@@ -22,7 +22,9 @@ class Worker(Protocol):
 
     def load(self, assignment: Assignment) -> dict[int, TensorForm]: ...
 
-    def run(self, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]: ...
+    def unload(self, epoch: int) -> None: ...
+
+    def run(self, epoch: int, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]: ...
 
 
 class Oracle:
@@ -34,7 +36,7 @@ class Oracle:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._assignment: Assignment | None = None
+        self._assignments: dict[int, Assignment] = {}
         self._known: dict[tuple[str, int], Array] = {}
 
     def tensor(self, request: str, index: int) -> Array:
@@ -51,12 +53,14 @@ class Oracle:
         return self._known[request, index]
 
     def load(self, assignment: Assignment) -> dict[int, TensorForm]:
-        self._assignment = assignment
+        self._assignments[assignment.epoch] = assignment
         return tensor_forms(self._network)
 
-    def run(self, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]:
-        assert self._assignment is not None
-        (work,) = (s for s in self._assignment.steps if s.step == step)
+    def unload(self, epoch: int) -> None:
+        self._assignments.pop(epoch, None)
+
+    def run(self, epoch: int, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]:
+        (work,) = (s for s in self._assignments[epoch].steps if s.step == step)
         assert set(inputs) == {i.tensor for i in work.inputs}
         for part in work.inputs:
             np.testing.assert_array_equal(inputs[part.tensor], self._part(request, part.tensor, region_of(part.region)))

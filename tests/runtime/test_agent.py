@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,10 @@ def line(*, models: tuple[ModelReference, ...] = ()) -> Line:
     return Line(machine.State("ant", {model.sha256 for model in models}))
 
 
+def release(epoch: int) -> machine.CommandArrived:
+    return machine.CommandArrived(Command("release", FIRST, epoch=epoch))
+
+
 def fetch_command(model: ModelReference, operation: str = "fetch") -> machine.CommandArrived:
     return machine.CommandArrived(Command(operation, model, 7, (ProfilePart(),), 1.0))
 
@@ -176,7 +181,7 @@ def test_progress_renews_the_attempts() -> None:
 
 def test_an_assignment_waits_for_its_model() -> None:
     end = line()
-    assert machine.Unload() in end.tell(machine.AssignmentArrived(assignment(5)))
+    end.tell(machine.AssignmentArrived(assignment(5)))
     end.answer_all()
     effects = end.tell(machine.ModelStored(FIRST.sha256))
     assert effects == [machine.PublishInfo(), machine.Load(assignment(5))]
@@ -219,7 +224,7 @@ def test_an_assignment_survives_another_model_that_cannot_be_stored() -> None:
     end.tell(fetch_command(SECOND))
     end.asked.clear()
     end.tell(machine.ModelStored(SECOND.sha256, "disk full"))
-    assert end.failures() == [Failed(0, "", "disk full")]
+    assert end.failures() == [Failed(0, "", "disk full", model=SECOND.sha256)]
     assert {a.request.sha256 for a in end.asked} == {FIRST.sha256}
 
 
@@ -229,7 +234,7 @@ def test_an_assigned_model_that_cannot_be_stored_is_reported_once_and_not_fetche
     end.asked.clear()
     end.tell(machine.ModelStored(FIRST.sha256, "disk full"))
     end.tell(machine.ModelStored(FIRST.sha256, "disk full"))
-    assert end.failures() == [Failed(5, "", "disk full")]
+    assert end.failures() == [Failed(5, "", "disk full", model=FIRST.sha256)]
     assert end.asked == []
 
 
@@ -268,20 +273,20 @@ def test_an_agent_measures_only_while_nobody_waits_for_it() -> None:
 
 def test_a_repeated_assignment_does_nothing() -> None:
     end = line(models=(FIRST,))
-    assert end.tell(machine.AssignmentArrived(assignment(5))) == [machine.Unload(), machine.Load(assignment(5))]
+    assert end.tell(machine.AssignmentArrived(assignment(5))) == [machine.Load(assignment(5))]
     assert end.tell(machine.AssignmentArrived(assignment(5))) == []
     assert end.tell(machine.Loaded(5, FORMS)) == [machine.Report(Ready(5))]
     assert end.tell(machine.AssignmentArrived(assignment(5))) == []
-    assert end.state.exchange is not None
+    assert [held.exchange is not None for held in end.state.epochs] == [True]
 
 
 def test_what_was_loaded_for_an_older_epoch_counts_for_nothing() -> None:
     end = line(models=(FIRST,))
-    end.tell(machine.AssignmentArrived(assignment(5)))
-    end.tell(machine.AssignmentArrived(assignment(6)))
-    assert end.tell(machine.Loaded(5, FORMS)) == []
-    assert end.tell(machine.Loaded(5, {}, "no memory")) == []
-    assert end.tell(machine.Loaded(6, FORMS)) == [machine.Report(Ready(6))]
+    for epoch in (5, 6, 7):
+        end.tell(machine.AssignmentArrived(assignment(epoch)))
+    assert end.tell(machine.Loaded(5, FORMS)) == [machine.Unload(5)]
+    assert end.tell(machine.Loaded(5, {}, "no memory")) == [machine.Unload(5)]
+    assert end.tell(machine.Loaded(7, FORMS)) == [machine.Report(Ready(7))]
 
 
 def test_a_step_of_an_older_epoch_sends_nothing() -> None:
@@ -290,16 +295,98 @@ def test_a_step_of_an_older_epoch_sends_nothing() -> None:
     end.tell(machine.Loaded(5, FORMS))
     end.tell(machine.AssignmentArrived(assignment(6)))
     end.tell(machine.Loaded(6, FORMS))
+    end.tell(release(6))
     outputs = {1: np.zeros((2, 3, 1), np.float32)}
     assert end.tell(machine.StepDone(5, "r", 1, 0, outputs, 0.1, 100.0)) == []
     effects = end.tell(machine.StepDone(6, "r", 1, 0, outputs, 0.1, 100.0))
     assert [e.target for e in effects if isinstance(e, machine.SendRegion)] == ["orchestrator"]
 
 
+def input_rows(epoch: int, attempt: int = 1, rows: tuple[int, int] = (0, 4), request: str = "r") -> machine.Event:
+    header = Fragment(request, attempt, epoch, 0, 0, (*rows, 0, 3), 1, "float32")
+    return machine.FragmentArrived("orchestrator", header, memoryview(bytes((rows[1] - rows[0]) * 3 * 4)))
+
+
+def loaded(end: Line, *assignments: Assignment) -> Line:
+    for each in assignments:
+        end.tell(machine.AssignmentArrived(each))
+        assert end.tell(machine.Loaded(each.epoch, FORMS)) == [machine.Report(Ready(each.epoch))]
+    return end
+
+
+def test_a_plan_is_loaded_beside_the_one_in_force_and_both_compute() -> None:
+    end = loaded(line(models=(FIRST,)), assignment(5), assignment(6))
+    end.tell(input_rows(5, request="old"))
+    end.tell(input_rows(6, request="new"))
+    (first,), (second,) = end.tell(machine.Idle()), end.tell(machine.Idle())
+    assert isinstance(first, machine.Compute)
+    assert isinstance(second, machine.Compute)
+    assert [(first.epoch, first.request), (second.epoch, second.request)] == [(5, "old"), (6, "new")]
+
+
+def test_released_epochs_are_freed_with_their_steps() -> None:
+    end = loaded(line(models=(FIRST,)), assignment(5), assignment(6))
+    end.tell(input_rows(5))
+    assert end.tell(release(6)) == [machine.Unload(5)]
+    assert end.tell(release(6)) == []
+    assert end.tell(machine.Idle()) == []
+    end.tell(input_rows(5, request="late"))
+    assert end.state.dropped == 1
+
+
+def test_a_third_epoch_pushes_out_the_first() -> None:
+    end = loaded(line(models=(FIRST,)), assignment(5), assignment(6))
+    assert end.tell(machine.AssignmentArrived(assignment(7))) == [machine.Unload(5), machine.Load(assignment(7))]
+    assert len(end.state.epochs) == 2
+
+
+def test_a_plan_that_is_to_be_alone_replaces_all_others_of_its_model() -> None:
+    other = assignment(4, SECOND)
+    end = loaded(line(models=(FIRST, SECOND)), other, assignment(5), assignment(6))
+    alone = replace(assignment(7), alone=True)
+    assert end.tell(machine.AssignmentArrived(alone)) == [machine.Unload(5), machine.Unload(6), machine.Load(alone)]
+    assert [held.assignment.epoch for held in end.state.epochs] == [4, 7]
+
+
+def test_a_cleared_assignment_frees_its_model() -> None:
+    end = loaded(line(models=(FIRST, SECOND)), assignment(4, SECOND), assignment(5), assignment(6))
+    assert end.tell(machine.AssignmentCleared("first")) == [machine.Unload(5), machine.Unload(6)]
+    assert end.tell(machine.AssignmentCleared("first")) == []
+
+
+@pytest.mark.parametrize("epoch", [5, 6])
+def test_a_newer_attempt_displaces_an_older_one(epoch: int) -> None:
+    end = loaded(line(models=(FIRST,)), assignment(5), assignment(6))
+    end.tell(input_rows(5, rows=(0, 2)))
+    end.tell(input_rows(epoch, attempt=2, rows=(0, 2)))
+    end.tell(input_rows(5, rows=(2, 4)))
+    assert end.state.dropped == 1
+    assert end.tell(machine.Idle()) == []
+    end.tell(input_rows(epoch, attempt=2, rows=(2, 4)))
+    (compute,) = end.tell(machine.Idle())
+    assert isinstance(compute, machine.Compute)
+    assert (compute.epoch, compute.attempt) == (epoch, 2)
+
+
+def test_a_ready_step_of_an_older_attempt_is_not_computed() -> None:
+    end = loaded(line(models=(FIRST,)), assignment(5))
+    end.tell(input_rows(5))
+    end.tell(input_rows(5, attempt=2, rows=(0, 2)))
+    assert end.tell(machine.Idle()) == []
+
+
+def test_a_failed_step_is_forgotten_with_its_attempt_only() -> None:
+    end = loaded(line(models=(FIRST,)), assignment(5))
+    end.tell(input_rows(5, attempt=2))
+    report = machine.Report(Failed(5, "r", "it burns", attempt=1))
+    assert end.tell(machine.StepFailed(5, "r", "it burns", 1)) == [report]
+    assert len(end.tell(machine.Idle())) == 1
+
+
 def test_before_anything_is_loaded_events_of_steps_do_nothing() -> None:
     end = line()
     assert end.tell(machine.StepDone(5, "r", 1, 0, {}, 0.1, 100.0)) == []
-    assert end.tell(machine.Loaded(5, FORMS)) == []
+    assert end.tell(machine.Loaded(5, FORMS)) == [machine.Unload(5)]
     assert end.tell(machine.Tick()) == []
 
 
@@ -323,7 +410,7 @@ def test_an_assignment_that_sends_what_it_does_not_make_is_reported(
     assert isinstance(effect, machine.Report)
     assert isinstance(effect.message, Failed)
     assert "contradicts itself" in effect.message.reason
-    assert end.state.exchange is None
+    assert all(held.exchange is None for held in end.state.epochs)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +485,7 @@ def test_a_request_that_failed_is_not_computed_on() -> None:
 def test_nothing_of_an_older_epoch_is_computed() -> None:
     state = several_steps()
     arrive(state, "r", 0)
-    machine.step(state, machine.AssignmentArrived(assignment(6)), 101.0)
+    machine.step(state, machine.AssignmentArrived(replace(assignment(6), alone=True)), 101.0)
     assert next_work(state) is None
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from legion_iot.errors import ProtocolError
 from legion_iot.model.geometry import Interval, Region
+from legion_iot.runtime.attempts import Attempt
 from legion_iot.runtime.exchange import MAX_REQUESTS, REMEMBERED, Exchange, TensorForm, UnplannedFragmentError
 from legion_iot.wire.messages import Fragment, PeerRegion
 from legion_iot.wire.tensors import Array
@@ -30,13 +33,14 @@ def put(
     rows: tuple[int, int],
     *,
     request: str = "r",
+    attempt: int = 1,
     epoch: int = 7,
     step: int = 1,
     tensor: int = 5,
     channels: int = 2,
     dtype: str = "float32",
 ) -> dict[int, Array] | None:
-    header = Fragment(request, 1, epoch, step, tensor, (*rows, 0, 3), channels, dtype)
+    header = Fragment(request, attempt, epoch, step, tensor, (*rows, 0, 3), channels, dtype)
     body = VALUES[rows[0] : rows[1]].astype(dtype)[..., :channels]
     return to.put_fragment(sender, header, memoryview(body.tobytes()))
 
@@ -125,10 +129,34 @@ def test_memory_is_freed_when_all_steps_had_their_inputs() -> None:
 def test_the_late_fragments_of_a_forgotten_request_take_no_memory() -> None:
     box = exchange()
     put(box, "ant", (0, 2))
-    box.forget("r")
+    box.forget(Attempt("r", 1))
     assert len(box) == 0
     assert put(box, "bee", (2, 4)) is None
     assert len(box) == 0
+
+
+def test_attempts_at_a_request_do_not_mix_and_a_newer_one_displaces() -> None:
+    box = exchange()
+    put(box, "ant", (0, 2))
+    assert put(box, "bee", (2, 4), attempt=2) is None
+    box.displace(Attempt("r", 2))
+    assert len(box) == 1
+    assert put(box, "bee", (2, 4)) is None
+    assert put(box, "ant", (0, 2), attempt=2) is not None
+
+
+def test_nan_from_an_agent_is_refused_once_and_allowed_where_the_plan_says_so() -> None:
+    receives = [PeerRegion(1, 5, (0, 4, 0, 3), "ant"), PeerRegion(2, 5, (0, 4, 0, 3), "orchestrator")]
+    values = VALUES.copy()
+    values[3, 2, 1] = np.nan
+    header = Fragment("r", 1, 7, 1, 5, (0, 4, 0, 3), 2, "float32")
+    needs = {1: {5: WHOLE}, 2: {5: WHOLE}}
+    with pytest.raises(UnplannedFragmentError, match="ant sent NaN in tensor 5"):
+        Exchange(7, needs, receives, FORMS, nan_allowed=False).put_fragment("ant", header, values.data.cast("B"))
+    box = Exchange(7, needs, receives, FORMS, nan_allowed=True)
+    assert box.put_fragment("ant", header, values.data.cast("B")) is not None
+    box = Exchange(7, needs, receives, FORMS, nan_allowed=False)
+    assert box.put_fragment("orchestrator", replace(header, step=2), values.data.cast("B")) is not None
 
 
 def two_replicas() -> Exchange:
@@ -190,10 +218,10 @@ def test_the_oldest_request_is_dropped_beyond_the_bound() -> None:
 def test_ended_requests_are_remembered_up_to_a_bound() -> None:
     box = exchange()
     for number in range(REMEMBERED):
-        box.forget(f"r{number}")
+        box.forget(Attempt(f"r{number}", 1))
     put(box, "ant", (0, 2), request="r0")
     assert len(box) == 0
-    box.forget("one more")
+    box.forget(Attempt("one more", 1))
     put(box, "ant", (0, 2), request="r0")
     assert len(box) == 1
 

@@ -34,12 +34,13 @@ class RealWorker:
         self._model, self._executor, self._epoch = model, Executor(directory), 0
 
     def load(self, assignment: Assignment) -> dict[int, TensorForm]:
-        self._executor.unload(self._epoch)
-        self._epoch = assignment.epoch
         return self._executor.load(self._model, assignment)
 
-    def run(self, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]:
-        return self._executor.run(self._epoch, step, inputs)[0]
+    def unload(self, epoch: int) -> None:
+        self._executor.unload(epoch)
+
+    def run(self, epoch: int, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]:
+        return self._executor.run(epoch, step, inputs)[0]
 
 
 def random_plans(network: Network) -> list[Plan]:

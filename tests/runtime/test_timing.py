@@ -7,6 +7,7 @@ import pytest
 
 from legion_iot.runtime import agent as machine
 from legion_iot.runtime.arrivals import MAX_STEPS, Arrivals
+from legion_iot.runtime.attempts import StepRun
 from legion_iot.runtime.exchange import TensorForm
 from legion_iot.wire.messages import (
     AssignedStep,
@@ -72,9 +73,9 @@ def test_a_steps_time_has_no_gap() -> None:
 def test_arrivals_of_requests_that_never_run_are_bounded() -> None:
     arrivals = Arrivals()
     for number in range(3 * MAX_STEPS):
-        arrivals.note(f"r{number}", 0, float(number), "bee", 10)
+        arrivals.note(StepRun(1, f"r{number}", 1, 0), float(number), "bee", 10)
     assert len(arrivals) == MAX_STEPS
-    assert arrivals.take("r0", 0) is None
-    newest = arrivals.take(f"r{3 * MAX_STEPS - 1}", 0)
+    assert arrivals.take(StepRun(1, "r0", 1, 0)) is None
+    newest = arrivals.take(StepRun(1, f"r{3 * MAX_STEPS - 1}", 1, 0))
     assert newest is not None
     assert newest.bytes_received == 10

@@ -1,0 +1,64 @@
+"""The epochs an agent holds: of each model the newest, and the last one that was loaded until that is released.
+
+Theory. A new plan is loaded beside the old one, so that requests go on meanwhile; those that run by the old plan end
+on it. An agent never holds more than two epochs of a model, whatever it is told: a third one pushes out the oldest,
+or the one that was still to be loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from legion_iot.runtime.exchange import Exchange
+from legion_iot.wire.messages import Assignment, PeerRegion
+
+
+@dataclass(slots=True)
+class HeldEpoch:
+    """One assignment; without an `exchange` it is not loaded. `ready_at` is when it was."""
+
+    assignment: Assignment
+    exchange: Exchange | None = None
+    sends: dict[int, list[PeerRegion]] = field(default_factory=dict)
+    ready_at: float = 0.0
+
+    def lacks(self, sha256: str) -> bool:
+        """Whether it waits for that model's file."""
+        return self.exchange is None and bool(self.assignment.steps) and self.assignment.model.sha256 == sha256
+
+
+class HeldEpochs:
+    """Those of all models, by number, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._epochs: dict[int, HeldEpoch] = {}
+
+    def __iter__(self) -> Iterator[HeldEpoch]:
+        return iter(self._epochs.values())
+
+    def __len__(self) -> int:
+        return len(self._epochs)
+
+    def get(self, epoch: int) -> HeldEpoch | None:
+        return self._epochs.get(epoch)
+
+    def newest(self, model: str) -> HeldEpoch | None:
+        """The newest epoch of a model, by its name."""
+        return next((held for held in reversed(self._epochs.values()) if held.assignment.model.name == model), None)
+
+    def add(self, assignment: Assignment) -> list[int]:
+        """Hold another epoch; those that are not held any more for it."""
+        mine = [held for held in self if held.assignment.model.name == assignment.model.name]
+        others = [h for h in mine if h.exchange is not None and h.assignment.epoch != assignment.epoch]
+        kept = [] if assignment.alone else others[-1:]
+        dropped = self.drop(lambda held: held in mine and held not in kept)
+        self._epochs[assignment.epoch] = HeldEpoch(assignment)
+        return dropped
+
+    def drop(self, unwanted: Callable[[HeldEpoch], bool]) -> list[int]:
+        """Hold no longer what is unwanted; its numbers."""
+        dropped = [epoch for epoch, held in self._epochs.items() if unwanted(held)]
+        for epoch in dropped:
+            del self._epochs[epoch]
+        return dropped
