@@ -6,6 +6,9 @@ a single address, from the range that is set apart for benchmarks (RFC 2544), an
     device: eth0 ──(up: tbf)── dN ┐
                   (down: tbf on dN)├ br0, hub ── uplink ── lg<id> on this machine
     device: eth0 ───────────── dN ┘
+
+What waits for a device's own link waits as it would on a board: in the queue that Linux gives an interface, fq_codel
+where the kernel has it, else pfifo_fast. The way down begins in a switch, whose queue is first in, first out.
 """
 
 from __future__ import annotations
@@ -84,6 +87,7 @@ class Network:
         _ip("-n", name, "link", "set", "lo", "up")
         _ip("-n", name, "link", "set", "eth0", "up")
         self._shape(name, "eth0", link.up_mbit, link)
+        self._queue_as_linux_does(name, "eth0", link)
         self._shape(self.hub, port, link.down_mbit, link)
         return name
 
@@ -93,7 +97,7 @@ class Network:
 
     def _shape(self, namespace: str, interface: str, mbit: float | None, link: Link) -> None:
         parent = ["root", "handle", "1:"]
-        if self.netem and (link.delay_ms or link.loss_percent):
+        if self._is_bad(link):
             bad = ["delay", f"{link.delay_ms}ms", "loss", f"{link.loss_percent}%", "limit", "10000"]
             _tc(namespace, interface, *parent, "netem", *bad)
             parent = ["parent", "1:1", "handle", "10:"]
@@ -101,6 +105,20 @@ class Network:
             burst = max(_LEAST_BURST, int((bytes_per_second(mbit) or 0) * 0.002))
             rate = ["rate", f"{round(mbit * 1e6)}bit", "burst", str(burst), "latency", _QUEUE]
             _tc(namespace, interface, *parent, "tbf", *rate)
+
+    def _is_bad(self, link: Link) -> bool:
+        """Whether netem has something to do on it."""
+        return self.netem and bool(link.delay_ms or link.loss_percent)
+
+    def _queue_as_linux_does(self, namespace: str, interface: str, link: Link) -> None:
+        """Replace the shaper's own queue, first in, first out, by the one that Linux gives an interface."""
+        if link.up_mbit is None:
+            return
+        parent = "10:1" if self._is_bad(link) else "1:1"
+        try:
+            _tc(namespace, interface, "parent", parent, "handle", "20:", "fq_codel")
+        except UsageError:
+            _tc(namespace, interface, "parent", parent, "handle", "20:", "pfifo_fast")
 
     @contextlib.contextmanager
     def at_hub(self) -> Iterator[None]:

@@ -55,7 +55,7 @@ from legion_iot.transport.connection import (
 from legion_iot.transport.matching import check_filters, check_message
 from legion_iot.transport.outbox import Outbox, Outgoing
 from legion_iot.transport.packets import PacketSocket, Parts, Publish
-from legion_iot.transport.sockets import Flapping, acknowledge_now, readable_errors, tune
+from legion_iot.transport.sockets import Flapping, acknowledge_now, prefer, readable_errors, tune
 from legion_iot.transport.tls import client_context, explain
 
 # paho's own names are for the transport bench, which measures plain paho beside us; nobody else imports paho.
@@ -79,7 +79,8 @@ class PahoConnection:
     """`Connection` to a real broker.
 
     Nothing of ours stays there except what is retained, unless `session_seconds` ask for more: for so long after the
-    link has ended, the broker keeps what comes at QoS 1 for our subscriptions, for whoever connects with our id.
+    link has ended, the broker keeps what comes at QoS 1 for our subscriptions, for whoever connects with our id. What
+    `is_urgent` leaves this machine before what other connections have waiting there.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class PahoConnection:
         keep_alive: float = DEFAULT_KEEP_ALIVE,
         limits: QueueLimits | None = None,
         session_seconds: int = 0,
+        is_urgent: bool = False,
     ) -> None:
         self._address = address
         self._client_id = client_id
@@ -101,6 +103,7 @@ class PahoConnection:
         self._keep_alive = max(1, math.ceil(keep_alive))
         self._limits = limits or QueueLimits()
         self._session_seconds = session_seconds
+        self._is_urgent = is_urgent
         self.bytes_sent = self.bytes_received = 0  # of payloads
         self._changed = threading.Condition()
         # All below is guarded by _changed; paho is never called with it held, since paho calls back with its own lock.
@@ -307,6 +310,8 @@ class PahoConnection:
 
     def _on_socket_open(self, client: Client, userdata: Any, sock: Any) -> None:
         tune(sock, self._keep_alive)
+        if self._is_urgent:
+            prefer(sock)
 
     def _on_connect(
         self, client: Client, userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None

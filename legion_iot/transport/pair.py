@@ -82,7 +82,9 @@ class ConnectionPair:
         self._places: dict[str, ParsedTopic] = {}
         self._waiting = 0  # bytes of messages in the queue
         self._counting = threading.Lock()
-        self.control = PahoConnection(address, client_id, self._on_control, will, session_seconds=session_seconds)
+        self.control = PahoConnection(
+            address, client_id, self._on_control, will, session_seconds=session_seconds, is_urgent=True
+        )
         self.data = PahoConnection(
             address, f"{client_id}-data", self._on_data, keep_alive=DATA_KEEP_ALIVE, limits=DATA_LIMITS
         )

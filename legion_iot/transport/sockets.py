@@ -14,6 +14,7 @@ from legion_iot.transport.tls import explain
 
 # Unacknowledged bytes for that long mean a cut link; milliseconds, and never less than a busy radio link needs.
 LEAST_PATIENCE_MS = 3_000
+INTERACTIVE = 6  # TC_PRIO_INTERACTIVE of linux/pkt_sched.h: the first band of pfifo_fast
 
 
 def tune(sock: Any, keep_alive: int) -> None:
@@ -22,6 +23,13 @@ def tune(sock: Any, keep_alive: int) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(LEAST_PATIENCE_MS, keep_alive * 500))
+
+
+def prefer(sock: Any) -> None:
+    """Have this machine's own queue send the socket's packets before those of sockets that are not preferred."""
+    if hasattr(socket, "SO_PRIORITY"):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, INTERACTIVE)
 
 
 def acknowledge_now(sock: Any) -> None:

@@ -85,6 +85,17 @@ def collect(receiver: ConnectionPair, wanted: dict[int, Array]) -> list[int]:
     return complete
 
 
+def test_control_is_preferred_to_data(broker: _Real, monkeypatch: pytest.MonkeyPatch) -> None:
+    preferred: list[object] = []
+    monkeypatch.setattr("legion_iot.transport.paho.prefer", preferred.append)
+    assert broker.address is not None
+    ant = pair(broker.address, "ant")
+    try:
+        assert len(preferred) == 1
+    finally:
+        ant.close()
+
+
 def test_a_halo_overtakes_maps_that_wait(pairs: tuple[ConnectionPair, ConnectionPair]) -> None:
     ant, bee = pairs
     maps = {tensor: feature_map(tensor) for tensor in range(3)}  # 6 MB each: more than the credit
