@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ from legion_iot.configuration.programs import (
 from legion_iot.configuration.report import columns, rows
 from legion_iot.configuration.settings import Settings
 from legion_iot.errors import LegionError
+from legion_iot.notify import Notifier
 from legion_iot.transport.credentials import Bundle
 from legion_iot_agent.arguments import parser
 
@@ -85,8 +87,11 @@ def _run(settings: Settings, bundle: Bundle | None, until_stdin_closes: bool) ->
             cpu_quota=settings[CPU_QUOTA],
             board=settings[BOARD],
             memory_bytes=None if memory_mb is None else memory_mb * 1_000_000,
-        )
+        ),
+        Notifier(os.environ),
     )
+    if os.environ.get("WATCHDOG_USEC"):
+        faulthandler.enable()  # where it hung, in the journal, when the watchdog ends it
     signal.signal(signal.SIGTERM, lambda *_: service.stop())
     signal.signal(signal.SIGINT, lambda *_: service.stop())
     if until_stdin_closes:

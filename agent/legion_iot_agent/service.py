@@ -20,6 +20,7 @@ from pathlib import Path
 
 from legion_iot import __version__
 from legion_iot.errors import AgentError, BrokerError, LegionError, ProtocolError
+from legion_iot.notify import Notifier
 from legion_iot.profiles import ProfileFile
 from legion_iot.runtime import agent as machine
 from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message, Will
@@ -73,8 +74,9 @@ class AgentOptions:
 class AgentService:
     """One agent, from connect to disconnect."""
 
-    def __init__(self, options: AgentOptions) -> None:
+    def __init__(self, options: AgentOptions, notifier: Notifier | None = None) -> None:
         self._options = options
+        self._notifier = notifier or Notifier({})
         self._topics = Topics(options.base_topic)
         self._session = uuid.uuid4().hex
         self._runtime = runtime_info(options.xnnpack)
@@ -121,6 +123,7 @@ class AgentService:
     def _loop(self) -> None:
         ticked, wait = time.monotonic(), TICK
         while not self._stopping:
+            self._notifier.alive()
             arrived = self._links.next(wait)
             self._take(arrived)
             if arrived is None:
@@ -150,10 +153,12 @@ class AgentService:
         if not machine.may_measure(self._state, time.monotonic()):
             self._measurements.disturb()
             return machine.LEAST_PAUSE
-        self._measurements.turn()
+        with self._notifier.working():
+            self._measurements.turn()
         return TICK if self._measurements.waits else 0.0
 
     def _close(self) -> None:
+        self._notifier.stopping()
         try:
             self._publish(self._topic("state"), AgentState("offline", self._session), retain=True)
         except BrokerError as error:
@@ -169,9 +174,12 @@ class AgentService:
                 self._publish_info()
                 self._publish_profile()
                 self._publish(self._topic("state"), AgentState("online", self._session), retain=True)
+                self._notifier.ready(f"{self._options.name} is online at {self._options.broker.endpoint}")
             case Disconnected(reason=reason) if reason == TAKEN_OVER:
                 self._taken_over = True
                 self.stop()
+            case Disconnected(reason=reason):
+                self._notifier.status(f"the link to {self._options.broker.endpoint} is lost: {reason}")
             case FragmentsArrived(sender=sender, fragments=fragments, received=received):
                 self._events.extend(
                     machine.FragmentArrived(sender, header, body, received) for header, body in fragments
@@ -273,7 +281,8 @@ class AgentService:
 
     def _compute(self, work: machine.Compute) -> None:
         try:
-            outputs, seconds = self._executor.run(work.epoch, work.step, work.inputs)
+            with self._notifier.working((work.epoch, work.step)):
+                outputs, seconds = self._executor.run(work.epoch, work.step, work.inputs)
         except LegionError as error:
             self._events.append(machine.StepFailed(work.epoch, work.request, str(error), work.attempt))
             return
@@ -284,7 +293,8 @@ class AgentService:
 
     def _load(self, assignment: Assignment) -> None:
         try:
-            forms = self._executor.load(self._store.use(assignment.model.sha256), assignment)
+            with self._notifier.working():
+                forms = self._executor.load(self._store.use(assignment.model.sha256), assignment)
             self._events.append(machine.Loaded(assignment.epoch, forms))
         except (LegionError, OSError) as error:  # a full disk has no room for the sub-models
             self._events.append(machine.Loaded(assignment.epoch, {}, str(error)))

@@ -26,6 +26,7 @@ from legion_iot.configuration.programs import (
 )
 from legion_iot.errors import InputError, UsageError
 from legion_iot.interruption import temporary_directory
+from legion_iot.notify import Notifier
 
 if TYPE_CHECKING:
     from legion_iot.orchestrator.options import OrchestratorOptions
@@ -86,7 +87,7 @@ def _serve(options: OrchestratorOptions) -> None:
         connected = f"publish pictures on {options.base_topic}/infer/{options.model_name}"  # no phase yet
         err.print(f"{phase}: {detail}" if phase else connected, markup=False, soft_wrap=True)
 
-    service = OrchestratorService(options, on_phase=say)
+    service = OrchestratorService(options, on_phase=say, notifier=Notifier(os.environ))
     network = service.model.network
     if not network.units:
         err.print(f"nothing can be tiled: {network.ended_by}; one agent runs it whole", markup=False, soft_wrap=True)

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 
 from legion_iot.errors import BrokerError, ProtocolError
+from legion_iot.notify import Notifier
 from legion_iot.orchestrator.options import OrchestratorOptions
 from legion_iot.orchestrator.own_link import OwnLink
 from legion_iot.orchestrator.serving import EndedRequest, ServedModel, Surroundings
@@ -64,9 +65,11 @@ class OrchestratorService:
         options: OrchestratorOptions,
         on_phase: Callable[[str, str], None] = lambda phase, detail: None,
         on_ended: Callable[[EndedRequest], None] = lambda ended: None,
+        notifier: Notifier | None = None,
     ) -> None:
         self._options = options
         self._on_phase = on_phase
+        self._notifier = notifier or Notifier({})
         self._topics = Topics(options.base_topic)
         self._session = uuid.uuid4().hex
         will = Will(self._topics.orchestrator_state(), codec.to_json(OrchestratorState("offline", self._session)))
@@ -105,6 +108,7 @@ class OrchestratorService:
     def _loop(self) -> None:
         ticked = time.monotonic()
         while not self._stopping.is_set():
+            self._notifier.alive()
             arrived = self._links.next(self._own_link.patience(TICK))
             self._take(arrived)
             self.model.take_plans()
@@ -115,6 +119,7 @@ class OrchestratorService:
                 self.model.step(machine.Tick())
 
     def _close(self) -> None:
+        self._notifier.stopping()
         try:
             self.model.clear_retained()
             state = OrchestratorState("offline", self._session)
@@ -132,6 +137,7 @@ class OrchestratorService:
         self._around.publish(self._topics.orchestrator_state(), state, retain=True)
         if phase == "serving":
             self.model.publish_info()
+        self._notifier.ready(f"{phase}: {detail}" if phase else "connected")
         self._on_phase(phase, detail)
 
     # --- messages ---

@@ -42,10 +42,13 @@ def test_type_markers_and_templates(wheel: zipfile.ZipFile) -> None:
     assert set(_names(wheel, ".template")) == templates
 
 
-def test_the_unit_file_travels_as_data(wheel: zipfile.ZipFile) -> None:
-    (unit,) = _names(wheel, ".service")
-    assert unit.endswith(".data/data/share/legion-iot/systemd/legion-agent.service")
-    assert wheel.read(unit) == (ROOT / "systemd" / "legion-agent.service").read_bytes()
+def test_units_and_drop_ins_travel_as_data(wheel: zipfile.ZipFile) -> None:
+    place = ".data/data/share/legion-iot/"
+    files = [path for path in (ROOT / "systemd").rglob("*") if path.is_file()]
+    assert {name.partition(place)[2] for name in wheel.namelist() if place in name} == {
+        str(path.relative_to(ROOT)) for path in files
+    }
+    assert all(wheel.read(_names(wheel, f"{place}{path.relative_to(ROOT)}")[0]) == path.read_bytes() for path in files)
 
 
 def test_entry_points(wheel: zipfile.ZipFile) -> None:
