@@ -1,4 +1,4 @@
-"""`legion orchestrator`: serve a model with a group of agents."""
+"""`legion orchestrator`: serve models with a group of agents."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ from legion_iot.notify import Notifier
 if TYPE_CHECKING:
     from legion_iot.orchestrator.options import OrchestratorOptions
 
-app = typer.Typer(help="Serve a model with the agents of a group.", no_args_is_help=True)
+app = typer.Typer(help="Serve models with the agents of a group.", no_args_is_help=True)
 
 
 @app.command("run")
 def run(
     context: typer.Context,
-    model: str | None = typer.Argument(
-        None, help="A .tflite file, or a name from `legion zoo list`.  [default: the configuration's]"
+    models: list[str] | None = typer.Argument(
+        None,
+        metavar="[MODEL]...",
+        help="Each a .tflite file, or a name from `legion zoo list`.  [default: the configuration's]",
     ),
     broker: str | None = setting(BROKER),
     credentials: str | None = setting(CREDENTIALS),
@@ -51,30 +53,37 @@ def run(
     state_dir: str | None = setting(STATE_DIR),
     config: Path | None = typer.Option(None, help="Read this file instead of orchestrator.toml in its usual places."),
 ) -> None:
-    """Serve MODEL: pictures published on <base>/infer/<model> are answered on <base>/infer/<model>/result.
+    """Serve each MODEL: pictures published on <base>/infer/<model> are answered on <base>/infer/<model>/result.
 
     Each option can also be a variable, such as LEGION_BROKER, or stand in /etc/legion-iot/orchestrator.toml.
 
     Example: legion orchestrator run efficientnet-lite0 --broker mqtt://192.168.1.10 --agents 4
     """
-    from legion_iot.orchestrator.options import OrchestratorOptions  # noqa: PLC0415
+    from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions  # noqa: PLC0415
     from legion_iot.orchestrator.planning import find_planner  # noqa: PLC0415 — loads numpy
     from legion_iot_agent.shapes import static_file  # noqa: PLC0415
 
-    settings, bundle = configured("orchestrator", context.params, os.environ, config)
-    if not settings[MODEL]:
+    flags = {**context.params, MODEL.key: models[0] if models else None}
+    settings, bundle = configured("orchestrator", flags, os.environ, config)
+    wanted = models or ([settings[MODEL]] if settings[MODEL] else [])
+    if not wanted:
         raise UsageError("no model to serve: name one, or set model in /etc/legion-iot/orchestrator.toml")
     found, aim = find_planner(settings[PLANNER]), check_objective(settings[OBJECTIVE])
     directory = settings[STATE_DIR]
     if not settings.is_default(STATE_DIR) and not (directory.is_dir() and os.access(directory, os.W_OK)):
         raise InputError(f"{directory}: no directory that can be written to; make it, or choose another --state-dir")
     broker_address = address(settings, bundle)
+    if settings[INPUT_SHAPE] and len(wanted) > 1:
+        raise UsageError("--input-shape is for one model; give models whose files say their sizes")
     with progress_line() as progress:
-        path, name = find_model(settings[MODEL], progress)
+        files = [find_model(model, progress) for model in wanted]
+    names = [name for _, name in files]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two models have one name ({', '.join(names)}); rename a file")
     with temporary_directory("legion-orchestrator-") as scratch:
-        path = static_file(path, scratch, settings[INPUT_SHAPE])
+        served = tuple(ModelFile(name, static_file(path, scratch, settings[INPUT_SHAPE])) for path, name in files)
         options = OrchestratorOptions(
-            broker_address, path, name, settings[BASE_TOPIC], settings[AGENTS], wire=settings[WIRE], planner=found,
+            broker_address, served, settings[BASE_TOPIC], settings[AGENTS], wire=settings[WIRE], planner=found,
             objective=aim, state_directory=directory,
         )  # fmt: skip
         _serve(options)
@@ -84,13 +93,15 @@ def _serve(options: OrchestratorOptions) -> None:
     from legion_iot.orchestrator.service import OrchestratorService  # noqa: PLC0415 — loads numpy
 
     def say(phase: str, detail: str) -> None:
-        connected = f"publish pictures on {options.base_topic}/infer/{options.model_name}"  # no phase yet
+        topics = ", ".join(f"{options.base_topic}/infer/{model.name}" for model in options.models)
+        connected = f"publish pictures on {topics}"  # no phase yet
         err.print(f"{phase}: {detail}" if phase else connected, markup=False, soft_wrap=True)
 
     service = OrchestratorService(options, on_phase=say, notifier=Notifier(os.environ))
-    network = service.model.network
-    if not network.units:
-        err.print(f"nothing can be tiled: {network.ended_by}; one agent runs it whole", markup=False, soft_wrap=True)
+    for name, model in service.models.by_name.items():
+        if not model.network.units:
+            why = f"{name}: nothing can be tiled: {model.network.ended_by}; one agent runs it whole"
+            err.print(why, markup=False, soft_wrap=True)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: service.stop())
     service.run()

@@ -35,7 +35,7 @@ from legion_iot.model.blocks import Network
 from legion_iot.model.description import describe
 from legion_iot.orchestrator.answers import picture, top_class
 from legion_iot.orchestrator.inputs import MAX_PAYLOAD, read_input, seen_size
-from legion_iot.orchestrator.options import OrchestratorOptions
+from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
 from legion_iot.orchestrator.service import OrchestratorService
 from legion_iot.orchestrator.serving import EndedRequest, ServedModel
 from legion_iot.planning.plan import Plan
@@ -168,8 +168,7 @@ def _serving(
     service = OrchestratorService(
         OrchestratorOptions(
             address,
-            options.model,
-            options.model_name,
+            (ModelFile(options.model_name, options.model),),
             topics.base,
             len(agents),
             options.wire,
@@ -196,7 +195,7 @@ def _serving(
                 deadline = time.monotonic() + GROUP_TIMEOUT
                 if phase:
                     progress(_PHASES.get(phase, phase).format(detail=detail))
-        yield _Group(service.model, ended)
+        yield _Group(service.models.by_name[options.model_name], ended)
     finally:
         service.stop()
         thread.join(10.0)

@@ -12,12 +12,19 @@ from legion_iot.wire.quantised import EXACT
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model that is to be served, by its name."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class OrchestratorOptions:
     """What the orchestrator serves, to whom, from how many agents on, and by which plan."""
 
     broker: BrokerAddress
-    model_path: Path
-    model_name: str
+    models: tuple[ModelFile, ...]
     base_topic: str = "legion"
     least_agents: int = 1
     wire: str = EXACT  # how float32 maps travel between agents

@@ -31,12 +31,16 @@ class PlanningThread:
 
     def __init__(self, planner: Planner, answer: Callable[[PlannerAnswered], None]) -> None:
         self._planner, self._answer = planner, answer
-        self._asked: queue.SimpleQueue[Consult] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Consult | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="planning", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen; the thread ends with the process."""
+        """Begin to listen; the thread ends with the process, or once it hears `stop`."""
         self._thread.start()
+
+    def stop(self) -> None:
+        """Listen no more; a planner that is at work is not waited for."""
+        self._asked.put(None)
 
     def consult(self, consult: Consult) -> None:
         """Let the planner begin, or go on."""
@@ -44,8 +48,7 @@ class PlanningThread:
 
     def _run(self) -> None:
         planning: Planning | None = None
-        while True:
-            consult = self._asked.get()
+        while (consult := self._asked.get()) is not None:
             if consult.readings is None:
                 planning = self._planner(consult.problem)
             elif planning is None:

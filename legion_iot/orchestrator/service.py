@@ -1,7 +1,7 @@
 """The orchestrator's process: connections and files around `runtime.orchestrator`, which decides everything.
 
-One loop takes messages out of the connections' queue and gives each to the model it concerns (`serving`), which asks
-its machine and carries out its effects.
+One loop takes messages out of the connections' queue and gives each to the models it concerns (`models`), which ask
+their machines and carry out the effects (`serving`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import Callable
 
 from legion_iot.errors import BrokerError, ProtocolError
 from legion_iot.notify import Notifier
+from legion_iot.orchestrator.chunks import ChunkServer
+from legion_iot.orchestrator.models import ServedModels
 from legion_iot.orchestrator.options import OrchestratorOptions
 from legion_iot.orchestrator.own_link import OwnLink
-from legion_iot.orchestrator.serving import EndedRequest, ServedModel, Surroundings
+from legion_iot.orchestrator.serving import EndedRequest, ServedModel, Surroundings, load
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.profiles import MEASUREMENTS, ProfileFile
 from legion_iot.runtime import orchestrator as machine
-from legion_iot.runtime.fetch import CHUNK
 from legion_iot.runtime.shared import Shared
 from legion_iot.transport.connection import Connected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Undelivered
@@ -37,6 +38,7 @@ from legion_iot.wire.messages import (
     OrchestratorState,
     Profile,
     Ready,
+    Result,
     TileTiming,
 )
 from legion_iot.wire.tensors import INBOX
@@ -54,10 +56,10 @@ REPORTS: dict[str, type[Ready] | type[Failed] | type[TileTiming]] = {
 
 
 class OrchestratorService:
-    """Serves one model to whoever publishes on its infer topic, from connect to disconnect.
+    """Serves models to whoever publishes on their infer topics, from connect to disconnect.
 
-    `on_phase(phase, detail)` and `on_ended` are called on the loop's thread. Raises ModelError where the model cannot
-    be served.
+    `on_phase(phase, detail)` and `on_ended` are called on the loop's thread. Raises ModelError where a model cannot be
+    served, UsageError where its name cannot be.
     """
 
     def __init__(
@@ -67,7 +69,6 @@ class OrchestratorService:
         on_ended: Callable[[EndedRequest], None] = lambda ended: None,
         notifier: Notifier | None = None,
     ) -> None:
-        self._options = options
         self._on_phase = on_phase
         self._notifier = notifier or Notifier({})
         self._topics = Topics(options.base_topic)
@@ -76,13 +77,18 @@ class OrchestratorService:
         client_id = f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
         self._links = ConnectionPair(options.broker, client_id, will, self._topics, ORCHESTRATOR)
         self._own_link = OwnLink(self._links.data, self._topics)
-        names = (f"{self._session[:8]}-{number}" for number in itertools.count(1))
-        self._around = Surroundings(self._links, self._topics, self._own_link, names, self._publish_phase, on_ended)
         file = None if options.state_directory is None else options.state_directory / MEASUREMENTS
         self._file = ProfileFile(file, options.broker.endpoint)
         self._shared = Shared(int(time.time()))
         self._shared.samples, self._shared.own_link = self._file.samples, self._file.link
-        self.model = ServedModel(options.model_path, options.model_name, options, self._shared, self._around)
+        names = (f"{self._session[:8]}-{number}" for number in itertools.count(1))
+        self._around = Surroundings(
+            self._links, self._topics, self._own_link, self._shared, names, self._changed, on_ended
+        )
+        self.models = ServedModels(options, self._around)
+        self._chunks = ChunkServer(self.models.content)
+        for model in options.models:
+            self.models.add(load(model))
         self._stopping = threading.Event()
 
     # --- the loop ---
@@ -96,10 +102,9 @@ class OrchestratorService:
         control = [
             *((self._topics.agent("+", kind), 1) for kind in ("info", "profile", "state")),
             (self._topics.report("+", "+"), 1),
-            (self._topics.infer(self._options.model_name), 1),
+            (self._topics.infer("+"), 1),
         ]
         self._links.open(control)
-        self.model.start()
         try:
             self._loop()
         finally:
@@ -111,32 +116,38 @@ class OrchestratorService:
             self._notifier.alive()
             arrived = self._links.next(self._own_link.patience(TICK))
             self._take(arrived)
-            self.model.take_plans()
+            self.models.take_plans()
             if arrived is None and (probed := self._own_link.turn(not self._shared.under_way)) is not None:
-                self.model.step(probed)
+                self.models.tell(probed)
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
-                self.model.step(machine.Tick())
+                self.models.tell(machine.Tick())
 
     def _close(self) -> None:
         self._notifier.stopping()
         try:
-            self.model.clear_retained()
+            for model in self.models.by_name.values():
+                model.clear_retained()
             state = OrchestratorState("offline", self._session)
             self._around.publish(self._topics.orchestrator_state(), state, retain=True)
         except BrokerError as error:
             log.warning("could not say goodbye: %s", error)
         self._links.close()
 
+    def _changed(self, model: ServedModel) -> None:
+        """The phase of a model has changed."""
+        if model.state.phase == "serving":
+            model.publish_info()
+        self._publish_phase()
+
     def _publish_phase(self) -> None:
         """Tell in which phase the group is, and keep what was measured, where that has changed."""
-        phase, detail, shared = self.model.state.phase, self.model.state.detail, self._shared
+        shared = self._shared
         if shared.samples is not self._file.samples or shared.own_link != self._file.link:
             self._file.keep(shared.samples, shared.own_link)
+        phase, detail = self.models.phase
         state = OrchestratorState(phase, self._session, detail)
         self._around.publish(self._topics.orchestrator_state(), state, retain=True)
-        if phase == "serving":
-            self.model.publish_info()
         self._notifier.ready(f"{phase}: {detail}" if phase else "connected")
         self._on_phase(phase, detail)
 
@@ -149,15 +160,15 @@ class OrchestratorService:
                 self._publish_phase()
             case FragmentsArrived(sender=sender, fragments=fragments):
                 for header, body in fragments:
-                    self.model.step(machine.FragmentArrived(sender, header, body))
+                    self.models.tell(machine.FragmentArrived(sender, header, body))
             case Undelivered(target=target, requests=requests, reason=reason):
                 for epoch, request in requests:
-                    self.model.step(machine.ReportArrived(target, Failed(epoch, request, reason)))
+                    self.models.tell(machine.ReportArrived(target, Failed(epoch, request, reason)))
             case Message():
                 try:
                     self._receive(event)
                 except ProtocolError as error:
-                    self.model.state.dropped += 1
+                    self.models.dropped += 1
                     log.warning("dropped a message on %s: %s", event.topic, error)
 
     def _receive(self, message: Message) -> None:
@@ -165,14 +176,14 @@ class OrchestratorService:
         match self._topics.parse(message.topic):
             case InboxTopic(sender=sender):
                 self._receive_binary(sender, message.payload)
-            case InferTopic() if not message.retain:
-                self.model.request(message.payload)
+            case InferTopic(model=name) if not message.retain:
+                self._request(name, message.payload)
             case AgentTopic() if not message.payload:
                 pass  # a retained message that was cleared
             case AgentTopic(agent=agent, kind=kind):
-                self.model.step(_said(agent, kind, message.payload))
+                self.models.tell(_said(agent, kind, message.payload))
             case ReportTopic(agent=agent, kind=kind):
-                self.model.step(_reported(agent, kind, message.payload))
+                self.models.tell(_reported(agent, kind, message.payload))
             case _:
                 raise ProtocolError("not for the orchestrator")
 
@@ -187,13 +198,21 @@ class OrchestratorService:
         else:
             raise ProtocolError("not for the orchestrator")
 
+    def _request(self, name: str, payload: bytes) -> None:
+        if (model := self.models.by_name.get(name)) is not None:
+            model.request(payload)
+            return
+        served = ", ".join(self.models.by_name) or "none"
+        reason = f"there is no model {name}; served are: {served}"
+        result = Result(next(self._around.request_names), False, name, 0, 0.0, error="no-model", reason=reason)
+        self._around.publish(self._topics.result(name), result)
+
     def _send_chunk(self, agent: str, wanted: ChunkRequest) -> None:
-        model = self.model.reference
-        if wanted.sha256 != model.sha256 or not 0 <= wanted.offset < model.size:
-            raise ProtocolError(f"{agent} asks for a model that is not served")
-        if not 0 < wanted.size <= CHUNK:
-            raise ProtocolError(f"{agent} asks for a chunk of {wanted.size} bytes")
-        self._links.data.publish(self._topics.inbox(agent, ORCHESTRATOR), self.model.chunk(wanted))
+        chunk = self._chunks.answer(agent, wanted, time.monotonic())
+        try:
+            self._links.data.publish(self._topics.inbox(agent, ORCHESTRATOR), chunk)
+        except BrokerError as error:  # too much waits already; the agent asks again
+            log.warning("a chunk for %s is not sent: %s", agent, error)
 
 
 def _said(agent: str, kind: str, payload: bytes) -> machine.Event:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mmap
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -15,23 +15,26 @@ import numpy.typing as npt
 from legion_iot.errors import LegionError, ModelError
 from legion_iot.files import sha256_of
 from legion_iot.model import tflite
-from legion_iot.model.blocks import divide
-from legion_iot.model.description import describe
+from legion_iot.model.blocks import Network, divide
+from legion_iot.model.description import ModelDescription, describe
 from legion_iot.orchestrator.answers import classes, digests
 from legion_iot.orchestrator.inputs import read_input
-from legion_iot.orchestrator.options import OrchestratorOptions
+from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
 from legion_iot.orchestrator.own_link import OwnLink
 from legion_iot.orchestrator.planning import PlanningThread
 from legion_iot.orchestrator.times import RequestClock, RequestTimes
 from legion_iot.planning.planners.balanced import by_speed
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.shared import Shared
+from legion_iot.runtime.withdrawal import withdraw
 from legion_iot.transport.fragments import Outgoing
 from legion_iot.transport.pair import ConnectionPair
 from legion_iot.wire import codec
-from legion_iot.wire.messages import Chunk, ChunkRequest, ModelInfo, ModelReference, Result
+from legion_iot.wire.messages import ModelInfo, ModelReference, Result
 from legion_iot.wire.tensors import region_of
 from legion_iot.wire.topics import Topics, check_model_name
+
+_EPOCHS = 16  # of one model, whose late reports are told from those of other models
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +58,9 @@ class Surroundings:
     links: ConnectionPair
     topics: Topics
     own_link: OwnLink
+    shared: Shared
     request_names: Iterator[str]
-    on_phase: Callable[[], None]
+    on_phase: Callable[[ServedModel], None]
     on_ended: Callable[[EndedRequest], None]
 
     def publish(self, topic: str, message: object, *, retain: bool = False) -> None:
@@ -64,23 +68,40 @@ class Surroundings:
         self.links.control.publish(topic, codec.to_json(message), retain=retain)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model's file, and all that is found out about it before it is served."""
+
+    reference: ModelReference
+    content: memoryview
+    network: Network
+    description: ModelDescription
+
+
+def load(file: ModelFile) -> LoadedModel:
+    """Read a model; may be called from any thread. Raises ModelError where it cannot be served, UsageError."""
+    name = check_model_name(file.name)
+    graph = tflite.open_file(file.path)
+    try:
+        with file.path.open("rb") as opened:
+            content = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+        reference = ModelReference(name, sha256_of(file.path), len(content))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file.path}: cannot be read ({error}); give a readable .tflite file") from None
+    return LoadedModel(reference, content, divide(graph), describe(graph))
+
+
 class ServedModel:
-    """Serves the model in a file, by its name. All methods are to be called on the loop's thread.
+    """Serves a model. All methods are to be called on the loop's thread."""
 
-    Raises ModelError where the model cannot be served.
-    """
-
-    def __init__(
-        self, path: Path, name: str, options: OrchestratorOptions, shared: Shared, surroundings: Surroundings
-    ) -> None:
-        graph = tflite.open_file(path)
-        self.network = divide(graph)
-        self.description = describe(graph)
-        self._content, self.reference = _load(path, name)
+    def __init__(self, loaded: LoadedModel, options: OrchestratorOptions, surroundings: Surroundings) -> None:
+        self.reference, self.content = loaded.reference, loaded.content
+        self.network, self.description = loaded.network, loaded.description
         self.state = machine.State(
             self.network, self.reference, options.least_agents, options.make_plan, options.wire, options.objective,
-            shared,
+            surroundings.shared,
         )  # fmt: skip
+        self._epochs: deque[int] = deque(maxlen=_EPOCHS)
         self._around, self._topics = surroundings, surroundings.topics
         self._planning = PlanningThread(options.planner or by_speed(options.make_plan), self._on_planned)
         self._planned: queue.SimpleQueue[machine.PlannerAnswered] = queue.SimpleQueue()
@@ -88,9 +109,11 @@ class ServedModel:
         self._clock = RequestClock()
         self._taken = 0.0  # when the input that is being read was taken up
 
-    def start(self) -> None:
-        """Begin to plan when that is wanted."""
         self._planning.start()
+
+    def owns(self, epoch: int) -> bool:
+        """Whether an epoch is one of this model's plans; those of long ago are nobody's."""
+        return epoch in self._epochs
 
     # --- what comes ---
 
@@ -124,11 +147,6 @@ class ServedModel:
         self._inputs[request] = array
         self.step(machine.RequestArrived(request, (array,)))
 
-    def chunk(self, wanted: ChunkRequest) -> tuple[bytes, memoryview]:
-        """The message with the bytes of the model that are wanted, which must lie within it."""
-        body = self._content[wanted.offset : wanted.offset + wanted.size]
-        return codec.pack(Chunk(wanted.sha256, wanted.offset)), body
-
     def _on_planned(self, answer: machine.PlannerAnswered) -> None:
         self._planned.put(answer)
         self._around.links.wake()
@@ -140,6 +158,8 @@ class ServedModel:
             case machine.RequestEnded():
                 self._finish(effect)
             case machine.Assign(agent=agent, assignment=assignment):
+                if not self.owns(assignment.epoch):
+                    self._epochs.append(assignment.epoch)
                 self._around.publish(self._topics.assignment(agent, assignment.model.name), assignment, retain=True)
             case machine.SendCommand(agent=agent, command=command):
                 self._around.publish(self._topics.agent(agent, "command"), command)
@@ -148,7 +168,7 @@ class ServedModel:
             case machine.ProbeOwnLink(number=number):
                 self._around.own_link.start(number)
             case machine.PublishState():
-                self._around.on_phase()
+                self._around.on_phase(self)
 
     def _send(self, sends: Sequence[machine.SendRegion]) -> None:
         start = time.monotonic()
@@ -176,6 +196,13 @@ class ServedModel:
             self._around.links.control.publish(self._topics.assignment(agent, self.reference.name), b"", retain=True)
         self._around.links.control.publish(self._topics.model(self.reference.name), b"", retain=True)
 
+    def withdraw(self) -> None:
+        """Serve it no more: requests end, agents drop what they hold of it, and nothing stays retained."""
+        for effect in withdraw(self.state, time.monotonic()):
+            self._carry_out(effect)
+        self.clear_retained()
+        self._planning.stop()
+
     def _finish(self, ended: machine.RequestEnded) -> None:
         graph = self.network.graph
         times = self._clock.end(ended.request, ended.seconds)
@@ -195,13 +222,3 @@ class ServedModel:
             times.published = time.monotonic()
         value = self._inputs.pop(ended.request, None)
         self._around.on_ended(EndedRequest(result, value, ended.outputs, times, ended.replica))
-
-
-def _load(path: Path, name: str) -> tuple[memoryview, ModelReference]:
-    """The file's content, memory-mapped, and how it is referred to."""
-    try:
-        with path.open("rb") as file:
-            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return content, ModelReference(check_model_name(name), sha256_of(path), len(content))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); give a readable .tflite file") from None

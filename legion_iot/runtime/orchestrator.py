@@ -146,8 +146,8 @@ class State:
     def __post_init__(self) -> None:
         self.epoch = next(self.shared.epochs)
         self.requests = Requests(self.network)
-        self.shared.join(self.requests)
         self.selection = Selection(self.network, self.make_plan, self.shared, self.objective)
+        self.shared.join(self)
 
     def members(self) -> list[str]:
         """Agents that are online, have said what they are, and are not left out."""
@@ -393,7 +393,7 @@ def _fetch(state: State, members: list[str], now: float) -> tuple[list[Effect], 
             record.task = "" if record.task == "fetch" else record.task
             continue
         lacking.append(name)
-        if not record.task:
+        if not record.task and not state.shared.fetches(name):
             record.task, record.busy_since = "fetch", now
             effects.append(SendCommand(name, Command("fetch", state.model)))
     return effects, lacking

@@ -2,7 +2,8 @@
 
 Theory. Agents are told by epochs and command numbers what an answer belongs to, so no two machines may use the same
 one. What is known of the devices holds for every model. Two campaigns at the same time would measure each other, so
-one waits for the other; and requests of any model are in the way of measuring.
+one waits for the other; and requests of any model are in the way of measuring. An agent fetches one model at a time,
+the one it was told to fetch last.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from legion_iot.planning.problem import Link
 from legion_iot.planning.samples import Samples
 
 if TYPE_CHECKING:
-    from legion_iot.runtime.requests import Requests
+    from legion_iot.runtime.orchestrator import State
 
 _COMMANDS_PER_EPOCH = 1000  # at most, on average over a process's life
 
@@ -31,21 +32,25 @@ class Shared:
         self.numbers = itertools.count(first * _COMMANDS_PER_EPOCH)
         self.samples = Samples()
         self.own_link: Link | None = None
-        self._requests: list[Requests] = []
+        self._machines: list[State] = []
         self._measuring: object | None = None
 
-    def join(self, requests: Requests) -> None:
-        """A machine with these requests takes part from now on."""
-        self._requests.append(requests)
+    def join(self, machine: State) -> None:
+        """This one takes part from now on."""
+        self._machines.append(machine)
 
-    def leave(self, requests: Requests) -> None:
+    def leave(self, machine: State) -> None:
         """It does so no more."""
-        self._requests.remove(requests)
+        self._machines = [each for each in self._machines if each is not machine]
 
     @property
     def under_way(self) -> int:
         """Requests under way, of all models."""
-        return sum(len(each.under_way) for each in self._requests)
+        return sum(len(each.requests.under_way) for each in self._machines)
+
+    def fetches(self, agent: str) -> bool:
+        """Whether an agent has been told to fetch any model, and has not done so yet."""
+        return any(each.agents[agent].task == "fetch" for each in self._machines if agent in each.agents)
 
     def begin_measuring(self, who: object) -> bool:
         """Whether it is the turn of `who`, which keeps it until `end_measuring`."""

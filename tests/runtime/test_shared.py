@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from legion_iot.planning.planners.balanced import balanced
@@ -9,6 +11,7 @@ from legion_iot.planning.problem import Link
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.selection import INTERIM_AFTER
 from legion_iot.runtime.shared import Shared
+from legion_iot.runtime.withdrawal import withdraw
 from legion_iot.wire.messages import AgentInfo, AgentState, Measured, ModelReference, Profile, Ready
 from tests.runtime.networks import NETWORKS
 
@@ -96,3 +99,33 @@ def test_a_campaign_that_is_given_up_passes_the_turn_on() -> None:
     assert commands(pair.taken(1)) != []
     pair.tell(machine.AgentStateArrived("ant", AgentState("online", "s1")), only=0)
     assert [state.selection.campaign is not None for state in pair.machines] == [False, True]
+
+
+def test_an_agent_fetches_one_model_after_the_other() -> None:
+    pair = Pair()
+    bare = replace(INFO, models=())
+    pair.tell(machine.AgentInfoArrived("ant", bare), machine.AgentStateArrived("ant", AgentState("online", "s1")))
+    pair.tell(machine.Tick())
+    assert [operation for operation, _ in commands(pair.taken(0))] == ["fetch"]
+    assert commands(pair.taken(1)) == []
+    pair.tell(machine.AgentInfoArrived("ant", replace(INFO, models=(FIRST.sha256,))))
+    assert [operation for operation, _ in commands(pair.taken(1))] == ["fetch"]
+    # What it was told is lost with it.
+    pair.tell(machine.AgentStateArrived("ant", AgentState("offline", "s1")))
+    pair.tell(machine.AgentStateArrived("ant", AgentState("online", "s2")))
+    assert [operation for operation, _ in commands(pair.taken(1))] == ["fetch"]
+
+
+def test_a_model_that_is_withdrawn_ends_its_requests_and_lets_others_measure() -> None:
+    pair = Pair()
+    pair.tell(machine.AgentInfoArrived("ant", INFO), machine.AgentStateArrived("ant", AgentState("online", "s1")))
+    first, second = pair.machines
+    shape = first.network.graph.tensors[first.network.graph.inputs[0]].shape
+    pair.tell(machine.RequestArrived("one", (np.zeros(shape, np.float32),)), only=0)
+    effects = withdraw(first, pair.now)
+    assert [(e.request, e.error) for e in effects if isinstance(e, machine.RequestEnded)] == [("one", "no-model")]
+    (release,) = [e for e in effects if isinstance(e, machine.SendCommand)]
+    assert (release.agent, release.command.operation, release.command.model) == ("ant", "release", FIRST)
+    assert release.command.epoch > first.epoch
+    pair.tell(machine.Tick(), only=1)
+    assert second.selection.campaign is not None

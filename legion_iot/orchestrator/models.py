@@ -1,0 +1,94 @@
+"""The models that an orchestrator serves side by side, and which of them something concerns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from legion_iot.orchestrator.options import OrchestratorOptions
+from legion_iot.orchestrator.serving import LoadedModel, ServedModel, Surroundings
+from legion_iot.runtime import orchestrator as machine
+from legion_iot.wire.messages import Failed, Ready, TileTiming
+
+IDLE = "idle"  # the phase where no model is served
+_PHASES = ("", "gathering", "profiling", "assigning", "serving")  # in the order of a model's life
+
+
+class ServedModels:
+    """Models by name; what agents say of themselves is known to those that are added later, too.
+
+    `dropped` counts messages that concern none of them.
+    """
+
+    def __init__(self, options: OrchestratorOptions, surroundings: Surroundings) -> None:
+        self._options, self._around = options, surroundings
+        self.dropped = 0
+        self._models: dict[str, ServedModel] = {}
+        self._said: dict[tuple[str, type[machine.Event]], machine.Event] = {}
+
+    @property
+    def by_name(self) -> Mapping[str, ServedModel]:
+        return self._models
+
+    def add(self, loaded: LoadedModel) -> None:
+        """Serve a model, in the place of another one of that name."""
+        name = loaded.reference.name
+        self.remove(name)
+        self._models[name] = added = ServedModel(loaded, self._options, self._around)
+        for kind in (machine.AgentInfoArrived, machine.ProfileArrived, machine.AgentStateArrived):
+            for (_, of), event in self._said.items():
+                if of is kind:
+                    added.step(event)
+
+    def remove(self, name: str) -> None:
+        """Serve the model of that name no more."""
+        if (model := self._models.pop(name, None)) is not None:
+            model.withdraw()
+
+    def content(self, sha256: str) -> memoryview | None:
+        """The file with that SHA-256."""
+        return next((model.content for model in self._models.values() if model.reference.sha256 == sha256), None)
+
+    @property
+    def phase(self) -> tuple[str, str]:
+        """The phase of all of them together, which is that of the model that has got least far, and the detail."""
+        states = {name: model.state for name, model in sorted(self._models.items())}
+        if not states:
+            return IDLE, "no model is served; add one: legion model add"
+        if len({(state.phase, state.detail) for state in states.values()}) == 1:
+            state = next(iter(states.values()))
+            return state.phase, state.detail
+        phase = min((state.phase for state in states.values()), key=_PHASES.index)
+        return phase, "; ".join(f"{name} {state.phase}: {state.detail}" for name, state in states.items())
+
+    # --- events ---
+
+    def tell(self, event: machine.Event) -> None:
+        """Give an event to whom it concerns. What agents say, and answers by number, are for all to look at."""
+        match event:
+            case machine.AgentStateArrived() | machine.AgentInfoArrived() | machine.ProfileArrived():
+                self._said[event.agent, type(event)] = event
+                concerned = self._all()
+            case machine.ReportArrived(report=Ready() | TileTiming() as report):
+                concerned = self._of_epoch(report.epoch)
+            case machine.ReportArrived(report=Failed(epoch=0, model=sha256)) if sha256:  # of a command
+                concerned = [model for model in self._all() if model.reference.sha256 == sha256]
+            case machine.ReportArrived(report=Failed(epoch=epoch)) if epoch:
+                concerned = self._of_epoch(epoch)
+            case machine.FragmentArrived(header=header):
+                concerned = self._of_epoch(header.epoch)
+            case _:
+                concerned = self._all()
+        self.dropped += not concerned
+        for model in concerned:
+            model.step(event)
+
+    def take_plans(self) -> None:
+        """Take in what planners have answered."""
+        for model in self._all():
+            model.take_plans()
+
+    def _all(self) -> list[ServedModel]:
+        return list(self._models.values())
+
+    def _of_epoch(self, epoch: int) -> list[ServedModel]:
+        return [model for model in self._models.values() if model.owns(epoch)]

@@ -1,0 +1,22 @@
+"""The end of a machine: its model is served no more, while those of other models go on."""
+
+from __future__ import annotations
+
+from legion_iot.runtime.orchestrator import State
+from legion_iot.runtime.orchestrator_events import Effect, RequestEnded, SendCommand
+from legion_iot.runtime.trial import PREFIX
+from legion_iot.wire.messages import Command
+
+
+def withdraw(state: State, now: float) -> list[Effect]:
+    """End all requests, and have agents that are online free what they have loaded; no step may follow."""
+    reason = f"model {state.model.name} is served no more; ask for another one"
+    ended = state.requests.end_under_way(now, "no-model", reason)
+    ended += state.requests.end_waiting(now, "no-model", reason)
+    state.selection.forget()
+    state.shared.leave(state)
+    release = Command("release", state.model, epoch=next(state.shared.epochs))
+    return [
+        *(each for each in ended if not (isinstance(each, RequestEnded) and each.request.startswith(PREFIX))),
+        *(SendCommand(name, release) for name, record in sorted(state.agents.items()) if record.online),
+    ]
