@@ -60,6 +60,12 @@ class ServedModels:
         phase = min((state.phase for state in states.values()), key=_PHASES.index)
         return phase, "; ".join(f"{name} {state.phase}: {state.detail}" for name, state in states.items())
 
+    @property
+    def online(self) -> tuple[str, ...]:
+        """The agents that are there, by name."""
+        states = (event for event in self._said.values() if isinstance(event, machine.AgentStateArrived))
+        return tuple(sorted(event.agent for event in states if event.state.state == "online"))
+
     # --- events ---
 
     def tell(self, event: machine.Event) -> None:

@@ -145,11 +145,15 @@ class OrchestratorService:
         shared = self._shared
         if shared.samples is not self._file.samples or shared.own_link != self._file.link:
             self._file.keep(shared.samples, shared.own_link)
+        self._publish_state()
         phase, detail = self.models.phase
-        state = OrchestratorState(phase, self._session, detail)
-        self._around.publish(self._topics.orchestrator_state(), state, retain=True)
         self._notifier.ready(f"{phase}: {detail}" if phase else "connected")
         self._on_phase(phase, detail)
+
+    def _publish_state(self) -> None:
+        phase, detail = self.models.phase
+        state = OrchestratorState(phase, self._session, detail, self.models.online)
+        self._around.publish(self._topics.orchestrator_state(), state, retain=True)
 
     # --- messages ---
 
@@ -182,6 +186,8 @@ class OrchestratorService:
                 pass  # a retained message that was cleared
             case AgentTopic(agent=agent, kind=kind):
                 self.models.tell(_said(agent, kind, message.payload))
+                if kind == "state":
+                    self._publish_state()
             case ReportTopic(agent=agent, kind=kind):
                 self.models.tell(_reported(agent, kind, message.payload))
             case _:

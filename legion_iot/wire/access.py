@@ -49,7 +49,12 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
     match role:
         case "agent":
             return (
-                [topics.assignment(name, _ANY), topics.agent(name, "command"), topics.inbox(name, _ANY)],
+                [
+                    topics.assignment(name, _ANY),
+                    topics.agent(name, "command"),
+                    topics.inbox(name, _ANY),
+                    topics.orchestrator_state(),
+                ],
                 [
                     *(topics.agent(name, kind) for kind in _SAID),
                     topics.report(name, _ANY),

@@ -361,11 +361,15 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorState:
-    """Retained on `orchestrator/state`: `gathering`, `profiling`, `assigning`, `serving` or `offline`."""
+    """Retained on `orchestrator/state`: `gathering`, `profiling`, `assigning`, `serving` or `offline`.
+
+    `agents` are those that the orchestrator sees online, whether they have work or not.
+    """
 
     state: str
     session: str
     detail: str = ""
+    agents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "orchestrator/inbox/pi2": ({"pi2"}, {"boss"}),
     "orchestrator/inbox/orchestrator": ({"boss"}, {"boss"}),
     "orchestrator/probe": ({"boss"}, set()),
-    "orchestrator/state": ({"boss"}, {"phone", "eye"}),
+    "orchestrator/state": ({"boss"}, {"pi1", "pi2", "phone", "eye"}),
     "models/vgg16": ({"boss"}, {"phone", "eye"}),
     "infer/vgg16": ({"phone"}, {"boss"}),
     "infer/vgg16/result": ({"boss"}, {"phone", "eye"}),
