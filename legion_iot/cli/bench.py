@@ -32,7 +32,7 @@ def cut(
 
     with progress_line(quiet=as_json) as progress:
         report = bench.run(quick, progress)
-    _show(report, as_json)
+    show(report, as_json)
 
 
 @app.command("lab")
@@ -52,7 +52,7 @@ def lab(
     with progress_line(quiet=as_json) as progress:
         wanted = None if lab is None else find_lab(lab)
         report = bench.run(wanted, rootless, bench.QUICK if quick else bench.FULL, progress)
-    _show(report, as_json)
+    show(report, as_json)
 
 
 @app.command("planner")
@@ -83,7 +83,7 @@ def planner(
     if not as_json:
         for line in bench.lines(report):
             out.print(line, markup=False, highlight=False, soft_wrap=True)
-    _show(report, as_json)
+    show(report, as_json)
 
 
 @app.command("transport")
@@ -102,10 +102,10 @@ def transport(
     if not as_json:
         for line in bench.lines(report):
             out.print(line, markup=False, highlight=False)
-    _show(report, as_json)
+    show(report, as_json)
 
 
-def _show(report: BenchReport, as_json: bool) -> None:
+def show(report: BenchReport, as_json: bool) -> None:
     """Print the report; exits 1 where a check falls short."""
     if as_json:
         typer.echo(json.dumps({

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from legion_iot import __version__
-from legion_iot.cli import bench, broker, config, cost, demo, lab, model, orchestrator, plan, verify, zoo
+from legion_iot.cli import bench, broker, config, cost, demo, lab, model, orchestrator, plan, simulate, verify, zoo
 from legion_iot.errors import LegionError
 from legion_iot.interruption import Interrupted, end_on_signals
 
@@ -31,6 +31,7 @@ app.command("demo")(demo.demo)
 app.command("verify")(verify.verify)
 app.command("cost")(cost.cost)
 app.command("plan")(plan.plan)
+app.command("simulate")(simulate.simulate)
 app.add_typer(model.app, name="model")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(orchestrator.app, name="orchestrator")

@@ -13,8 +13,11 @@ from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.runtime.fetch import CHUNK
 from legion_iot.runtime.orchestrator import WORK_TIMEOUT
 from legion_iot.runtime.requests import QUEUE, REQUEST_TIMEOUT, WINDOW
+from legion_iot.runtime.simulation.behaviour import Behaviour
+from legion_iot.runtime.simulation.broker import Line
+from legion_iot.runtime.simulation.group import Group
 from tests.planning.plans import random_plan
-from tests.runtime.group import Group, Temper, at_least, given_plan
+from tests.runtime.group import at_least, given_plan
 from tests.runtime.networks import NETWORKS
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -26,16 +29,20 @@ SEEDS = 112
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_every_element_arrives_where_it_is_needed(name: str, agents: int, blocks: int) -> None:
     group = Group(
-        NETWORKS[name], seed=agents, duplicates=0.3, losses=0.1, least_agents=agents, make_plan=at_least(blocks)
+        NETWORKS[name],
+        seed=agents,
+        line=Line(duplicates=0.3, losses=0.1),
+        least_agents=agents,
+        make_plan=at_least(blocks),
     )
     for number in range(agents):
-        group.start(NAMES[number], Temper(speed=1.0 + number))
+        group.start(NAMES[number], Behaviour(speed=1.0 + number))
     group.run_until("serving")
     requests = [group.ask() for _ in range(9)]
     group.run(20)
     for request in requests:
         group.check_answer(request)
-    assert max(group.computed.values()) == 1, "a duplicate fragment made a step run again"
+    assert max(group.kept.computed.by_agent.values()) == 1, "a duplicate fragment made a step run again"
     for agent in group.agents.values():
         assert not any(held.exchange for held in agent.state.epochs), "an ended request still holds memory"
 
@@ -59,9 +66,9 @@ def test_every_kind_of_plan(name: str) -> None:
         group.run(20)
         for request in requests:
             group.check_answer(request)
-            done = [(agent, step) for agent, of, step in group.computed if of == request]
+            done = [(agent, step) for agent, of, step in group.kept.computed.by_agent if of == request]
             assert set(done) == steps[group.ended[request].replica], "steps of one replica, and all of them"
-        assert max(group.computed.values()) == 1, "a duplicate fragment made a step run again"
+        assert max(group.kept.computed.by_agent.values()) == 1, "a duplicate fragment made a step run again"
         if len(plan.turns) > 1:
             assert len({group.ended[request].replica for request in requests}) == len(plan.turns), "all take part"
         for agent in group.agents.values():
@@ -80,15 +87,15 @@ def test_a_plan_for_agents_that_are_not_there_is_refused() -> None:
 
 
 def test_a_model_is_fetched_in_chunks_then_each_link_is_probed_and_one_agent_profiled() -> None:
-    group = Group(NETWORKS["residual"], duplicates=0.3, least_agents=2)
+    group = Group(NETWORKS["residual"], line=Line(duplicates=0.3), least_agents=2)
     assert len(group.content) > CHUNK, "one chunk would show nothing"
-    group.start("ant", Temper(holds_model=False))
-    group.start("bee", Temper(holds_model=False))
+    group.start("ant", Behaviour(holds_model=False))
+    group.start("bee", Behaviour(holds_model=False))
     group.run_until("serving")
-    assert sorted(group.commands[:2]) == [("ant", "fetch"), ("bee", "fetch")]
-    assert group.commands[2:4] == [("ant", "probe"), ("bee", "probe")]
-    assert set(group.commands[4:]) == {("ant", "profile")}, "they are of one class of board"
-    profiling = [detail for phase, detail in group.phases if phase == "profiling"]
+    assert sorted(group.said.commands[:2]) == [("ant", "fetch"), ("bee", "fetch")]
+    assert group.said.commands[2:4] == [("ant", "probe"), ("bee", "probe")]
+    assert set(group.said.commands[4:]) == {("ant", "profile")}, "they are of one class of board"
+    profiling = [detail for phase, detail in group.said.phases if phase == "profiling"]
     assert "ant" in profiling
     assert "bee" in profiling
     request = group.ask()
@@ -108,7 +115,7 @@ def test_requests_wait_for_the_group_and_the_queue_is_bounded() -> None:
     group.start("bee")
     group.run_until("serving")
     group.run(30)
-    assert group.most_under_way == WINDOW
+    assert group.requests.most_under_way == WINDOW
     for request in requests[:QUEUE]:
         group.check_answer(request)
 
@@ -161,7 +168,7 @@ def test_an_agent_that_joins_waits_for_the_requests_under_way() -> None:
     group.start("ant")
     group.run_until("serving")
     requests = [group.ask() for _ in range(20)]
-    group.start("bee", Temper(speed=2.0))
+    group.start("bee", Behaviour(speed=2.0))
     group.run(30)
     for request in requests:
         group.check_answer(request)
@@ -192,15 +199,15 @@ def test_an_agent_that_cannot_do_its_work_is_left_out_until_a_new_session(fault:
     group = Group(NETWORKS["residual"])
     group.start("ant")
     group.run_until("serving")
-    temper = Temper(holds_model=fault != "wrong_model", **{fault: True})
-    group.start("bee", temper)
+    behaviour = Behaviour(holds_model=fault != "wrong_model", **{fault: True})
+    group.start("bee", behaviour)
     group.run(WORK_TIMEOUT + 30)
     assert group.state.agents["bee"].excluded
     assert group.state.phase == "serving"
     request = group.ask()
     group.run(5)
     group.check_answer(request)
-    setattr(temper, fault, False)
+    setattr(behaviour, fault, False)
     group.agents["bee"].kill(will_after=0.1)
     group.start("bee")
     group.run(20)
@@ -213,7 +220,7 @@ def test_others_are_served_while_a_new_agent_is_profiled() -> None:
     group = Group(NETWORKS["residual"])
     group.start("ant")
     group.run_until("serving")
-    group.start("bee", Temper(profile_hangs=True))
+    group.start("bee", Behaviour(profile_hangs=True))
     group.run(2)
     request = group.ask()
     group.run(5)
@@ -223,14 +230,14 @@ def test_others_are_served_while_a_new_agent_is_profiled() -> None:
 def test_a_failed_tile_ends_its_request_only() -> None:
     group = Group(NETWORKS["residual"], seed=3, least_agents=2)
     group.start("ant")
-    bee = group.start("bee", Temper(failing_tiles=1.0))
+    bee = group.start("bee", Behaviour(failing_tiles=1.0))
     group.run_until("serving")
     failed = group.ask()
     group.run(5)
     assert group.ended[failed].error == "tile-failed"
     assert "bee" in group.ended[failed].reason
     assert "burns" in group.ended[failed].reason
-    bee.temper.failing_tiles = 0.0
+    bee.behaviour.failing_tiles = 0.0
     request = group.ask()
     group.run(5)
     group.check_answer(request)
@@ -238,10 +245,10 @@ def test_a_failed_tile_ends_its_request_only() -> None:
 
 def test_an_agent_that_loses_its_link_while_profiling_is_told_again() -> None:
     group = Group(NETWORKS["residual"])
-    bee = group.start("bee", Temper(holds_model=False))
+    bee = group.start("bee", Behaviour(holds_model=False))
     bee.break_link(will_after=0.0)  # before the command can come
     group.run(WORK_TIMEOUT + 60)
-    bee.link()
+    bee.mend_link()
     group.run_until("serving")
     assert not group.state.agents["bee"].excluded
 
@@ -255,11 +262,14 @@ def test_random_joins_and_leaves(part: int) -> None:
 
 def _random_run(seed: int) -> None:
     group = Group(
-        NETWORKS[sorted(NETWORKS)[seed % 5]], seed=seed, duplicates=0.2 * (seed % 2), make_plan=at_least(seed % 3)
+        NETWORKS[sorted(NETWORKS)[seed % 5]],
+        seed=seed,
+        line=Line(duplicates=0.2 * (seed % 2)),
+        make_plan=at_least(seed % 3),
     )
-    draw = group.broker.random
+    draw = group.agenda.random
     for name in NAMES:
-        group.start(name, Temper(speed=draw.uniform(0.3, 4.0), holds_model=draw.random() < 0.7))
+        group.start(name, Behaviour(speed=draw.uniform(0.3, 4.0), holds_model=draw.random() < 0.7))
     for _ in range(25):
         group.run(draw.expovariate(1.0))
         agent = group.agents[draw.choice(NAMES)]
@@ -277,17 +287,17 @@ def _random_run(seed: int) -> None:
             case "blink" if agent.alive:
                 away = draw.uniform(0.0, 3.0)
                 agent.break_link(draw.uniform(0.0, away))
-                group.broker.at(away + 0.001, agent.link)
+                group.agenda.at(away + 0.001, agent.mend_link)
             case "start" if not agent.alive:
                 group.start(agent.name)
             case "tile":
-                agent.temper.failing_tiles = draw.choice((0.0, 0.1))
+                agent.behaviour.failing_tiles = draw.choice((0.0, 0.1))
     _check_recovery(group, seed)
 
 
 def _check_recovery(group: Group, seed: int) -> None:
     for name, agent in group.agents.items():
-        agent.temper.failing_tiles = 0.0
+        agent.behaviour.failing_tiles = 0.0
         if not agent.alive:
             group.start(name)
     group.run(11)  # every will has come
@@ -295,10 +305,9 @@ def _check_recovery(group: Group, seed: int) -> None:
     assert group.state.members() == sorted(NAMES), f"seed {seed}: {group.state.agents}"
     requests = [group.ask() for _ in range(3)]
     for _ in range(int(REQUEST_TIMEOUT) // 5 + 2):
-        if set(group.ended) != set(group.asked):
+        if set(group.ended) != set(group.requests.asked):
             group.run(5)
-    assert set(group.ended) == set(group.asked), f"seed {seed}: a request never ended"
-    for request in group.asked:
+    assert set(group.ended) == set(group.requests.asked), f"seed {seed}: a request never ended"
+    for request in group.requests.asked:
         if request in requests or not group.ended[request].error:
             group.check_answer(request)
-    assert all(count == 1 for count in group.computed_in.values()), f"seed {seed}: a step ran twice"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,18 @@ from legion_iot.model import tflite
 from legion_iot.model.blocks import Network
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.planners import planners
+from legion_iot.runtime.agent_events import Compute
 from legion_iot.runtime.exchange import TensorForm
+from legion_iot.runtime.simulation.behaviour import Behaviour
+from legion_iot.runtime.simulation.broker import Line
+from legion_iot.runtime.simulation.group import Group
 from legion_iot.wire.messages import Assignment, ModelReference
 from legion_iot.wire.tensors import Array
 from legion_iot_agent.executor import Executor, seeded_inputs
 from legion_iot_agent.interpreter import Interpreter
 from tests.planning.plans import random_plan
 from tests.planning.problems import case
-from tests.runtime.group import Group, Temper, at_least, given_plan
+from tests.runtime.group import at_least, given_plan
 from tests.runtime.networks import GRAPHS, NETWORKS
 
 pytest.importorskip("ai_edge_litert.interpreter")
@@ -31,7 +35,7 @@ class RealWorker:
     """The executor a device uses."""
 
     def __init__(self, model: Path, directory: Path) -> None:
-        self._model, self._executor, self._epoch = model, Executor(directory), 0
+        self._model, self._executor = model, Executor(directory)
 
     def load(self, assignment: Assignment) -> dict[int, TensorForm]:
         return self._executor.load(self._model, assignment)
@@ -39,8 +43,8 @@ class RealWorker:
     def unload(self, epoch: int) -> None:
         self._executor.unload(epoch)
 
-    def run(self, epoch: int, request: str, step: int, inputs: Mapping[int, Array]) -> dict[int, Array]:
-        return self._executor.run(epoch, step, inputs)[0]
+    def run(self, work: Compute) -> dict[int, Array]:
+        return self._executor.run(work.epoch, work.step, work.inputs)[0]
 
 
 def random_plans(network: Network) -> list[Plan]:
@@ -91,9 +95,9 @@ def test_the_group_answers_as_one_device_does(name: str, tmp_path: Path) -> None
     graph = GRAPHS[name]()
     tflite.write_file(graph, path)
     reference = ModelReference(name, sha256_of(path), path.stat().st_size)
-    group = Group(NETWORKS[name], model=reference, duplicates=0.2, least_agents=3, make_plan=at_least(2))
+    group = Group(NETWORKS[name], model=reference, line=Line(duplicates=0.2), least_agents=3, make_plan=at_least(2))
     for number, agent in enumerate(("ant", "bee", "cat")):
-        group.start(agent, Temper(speed=1.0 + number), RealWorker(path, tmp_path / agent))
+        group.start(agent, Behaviour(speed=1.0 + number), RealWorker(path, tmp_path / agent))
     group.run_until("serving")
     inputs = {group.ask(tuple(seeded_inputs(graph, seed))): seeded_inputs(graph, seed) for seed in range(5)}
     group.run(10)
@@ -104,4 +108,4 @@ def test_the_group_answers_as_one_device_does(name: str, tmp_path: Path) -> None
         for actual, expected in zip(ended.outputs, whole.run(arrays), strict=True):
             assert actual.dtype == expected.dtype
             np.testing.assert_array_equal(actual, expected)
-    assert {agent for agent, _, _ in group.computed} == {"ant", "bee", "cat"}
+    assert {agent for agent, _, _ in group.kept.computed.by_agent} == {"ant", "bee", "cat"}

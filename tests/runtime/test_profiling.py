@@ -13,8 +13,10 @@ from legion_iot.planning.planners.balanced import balanced
 from legion_iot.planning.problem import Objective, Planner, PlanRun, Problem, Wish
 from legion_iot.runtime.requests import REQUEST_TIMEOUT, WINDOW
 from legion_iot.runtime.selection import INTERIM_AFTER
+from legion_iot.runtime.simulation.behaviour import Behaviour
+from legion_iot.runtime.simulation.broker import Line
+from legion_iot.runtime.simulation.group import Group
 from legion_iot.runtime.trial import RUNS
-from tests.runtime.group import Group, Temper
 from tests.runtime.networks import NETWORKS
 from tests.runtime.test_campaign import a_wish
 
@@ -56,10 +58,15 @@ def one_plan(network: Network) -> Planner:
 def test_requests_are_answered_whatever_is_being_measured(seed: int, objective: Objective) -> None:
     network = NETWORKS[sorted(NETWORKS)[seed % 5]]
     group = Group(
-        network, seed=seed, duplicates=0.3, least_agents=3, planner=curious(seed, network), objective=objective
+        network,
+        seed=seed,
+        line=Line(duplicates=0.3),
+        least_agents=3,
+        planner=curious(seed, network),
+        objective=objective,
     )
     for name in NAMES[:3]:
-        group.start(name, Temper(speed=1.0 + len(name), board=f"board-{name[0]}"))
+        group.start(name, Behaviour(speed=1.0 + len(name), board=f"board-{name[0]}"))
     draw, requests = random.Random(seed), []
     for _ in range(60):
         group.run(draw.expovariate(0.7))
@@ -70,7 +77,7 @@ def test_requests_are_answered_whatever_is_being_measured(seed: int, objective: 
         group.check_answer(request)
     assert group.state.plan == chosen(network, NAMES[:3])
     assert all(agent.measured_while_asked == 0 for agent in group.agents.values()), "a tile waited for a profile"
-    assert max(group.measured.values(), default=1) == 1
+    assert max(group.kept.measured.values(), default=1) == 1
 
 
 def test_a_request_is_served_at_once_by_a_plan_that_needs_no_measuring() -> None:
@@ -94,7 +101,7 @@ def test_without_a_request_nothing_is_loaded_until_the_plan_is_found() -> None:
     for name in NAMES[:2]:
         group.start(name)
     group.run_until("serving")
-    assert [phase for phase, _ in group.phases].count("assigning") == 2, "once: for two agents, then for one"
+    assert [phase for phase, _ in group.said.phases].count("assigning") == 2, "once: for two agents, then for one"
     assert group.state.epoch == 101
 
 
@@ -108,9 +115,9 @@ def test_a_plan_that_was_tried_is_not_handed_out_again() -> None:
     outcome = group.state.selection.outcome
     assert outcome is not None
     assert outcome.effort.trials == 1
-    assert group.most_under_way == 1
-    steps = {step for _, _, step in group.computed}
-    assert sum(group.computed.values()) >= (RUNS + 1) * len(steps)
+    assert group.requests.most_under_way == 1
+    steps = {step for _, _, step in group.kept.computed.by_agent}
+    assert sum(group.kept.computed.by_agent.values()) >= (RUNS + 1) * len(steps)
     assert not group.ended, "trials are nobody's requests"
 
 
@@ -120,17 +127,17 @@ def test_a_trial_for_throughput_keeps_the_group_busy() -> None:
     for name in NAMES[:2]:
         group.start(name)
     group.run_until("serving")
-    assert group.most_under_way == WINDOW
+    assert group.requests.most_under_way == WINDOW
     assert not group.ended
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_agents_that_come_and_go_during_a_campaign(seed: int) -> None:
     network = NETWORKS[sorted(NETWORKS)[seed % 5]]
-    group = Group(network, seed=seed, duplicates=0.2 * (seed % 2), planner=curious(seed, network))
-    draw = group.broker.random
+    group = Group(network, seed=seed, line=Line(duplicates=0.2 * (seed % 2)), planner=curious(seed, network))
+    draw = group.agenda.random
     for name in NAMES:
-        group.start(name, Temper(holds_model=draw.random() < 0.7, board=f"board-{draw.randrange(2)}"))
+        group.start(name, Behaviour(holds_model=draw.random() < 0.7, board=f"board-{draw.randrange(2)}"))
     for _ in range(15):
         group.run(draw.expovariate(0.4))
         agent = group.agents[draw.choice(NAMES)]
@@ -145,14 +152,14 @@ def test_agents_that_come_and_go_during_a_campaign(seed: int) -> None:
             case "blink" if agent.alive:
                 away = draw.uniform(0.0, 3.0)
                 agent.break_link(draw.uniform(0.0, away))
-                group.broker.at(away + 0.001, agent.link)
+                group.agenda.at(away + 0.001, agent.mend_link)
     for name, agent in group.agents.items():
         if not agent.alive:
             group.start(name)
     group.run(11)
     group.run_until("serving", limit=REQUEST_TIMEOUT + 600)
     group.run(REQUEST_TIMEOUT + 10)
-    assert set(group.ended) == set(group.asked)
+    assert set(group.ended) == set(group.requests.asked)
     assert group.state.members() == sorted(NAMES)
     assert group.state.plan == chosen(network, tuple(sorted(NAMES)))
 
@@ -160,13 +167,13 @@ def test_agents_that_come_and_go_during_a_campaign(seed: int) -> None:
 def test_a_second_planning_on_known_boards_measures_nothing() -> None:
     network = NETWORKS["residual"]
     first = Group(network, planner=curious(4, network))
-    first.start("ant", Temper(board="pi"))
+    first.start("ant", Behaviour(board="pi"))
     first.run_until("serving")
-    assert first.measured
+    assert first.kept.measured
     second = Group(network, planner=curious(4, network), samples=first.state.shared.samples)
-    second.start("bee", Temper(board="pi"))
+    second.start("bee", Behaviour(board="pi"))
     second.run_until("serving")
-    assert not second.measured
+    assert not second.kept.measured
     outcome = second.state.selection.outcome
     assert outcome is not None
     assert outcome.effort.parts == 0
@@ -178,22 +185,22 @@ def test_profiles_outlive_the_orchestrator_and_the_agents() -> None:
     group = Group(network)
     group.start("ant")
     group.run_until("serving")
-    assert group.probes == 2
+    assert group.kept.probes + group.said.probes == 2
     group.agents["ant"].kill(will_after=0.1)
     group.start("ant")
     group.run(11)
     group.run_until("serving")
-    assert group.probes == 2, "the agent's own link, and the orchestrator's"
-    assert max(group.measured.values()) == 1
+    assert group.kept.probes + group.said.probes == 2, "the agent's own link, and the orchestrator's"
+    assert max(group.kept.measured.values()) == 1
 
 
 @pytest.mark.parametrize("lie", [0.0, -3.0])
 def test_a_liar_is_left_out_and_named(lie: float) -> None:
     network = NETWORKS["residual"]
     group = Group(network)
-    group.start("bee", Temper(board="b"))
+    group.start("bee", Behaviour(board="b"))
     group.run_until("serving")
-    group.start("ant", Temper(board="a", lies=lie))
+    group.start("ant", Behaviour(board="a", lies=lie))
     group.run(60)
     assert group.state.phase == "serving"
     assert group.state.members() == ["bee"]
@@ -203,8 +210,8 @@ def test_a_liar_is_left_out_and_named(lie: float) -> None:
 def test_a_device_with_absurd_times_takes_part_and_is_named() -> None:
     network = NETWORKS["residual"]
     group = Group(network, least_agents=2)
-    group.start("ant", Temper(board="a", lies=1e99))
-    group.start("bee", Temper(board="b"))
+    group.start("ant", Behaviour(board="a", lies=1e99))
+    group.start("bee", Behaviour(board="b"))
     group.run_until("serving")
     assert group.state.members() == ["ant", "bee"]
     assert "ant reported a time of 1e+99 s, taken as" in group.state.detail
@@ -259,8 +266,8 @@ def test_memory_and_boards_are_those_that_agents_report() -> None:
         yield ()
 
     group = Group(network, planner=planner, least_agents=2)
-    group.start("ant", Temper(board="pi"))
-    group.start("bee", Temper(board="pc"))
+    group.start("ant", Behaviour(board="pi"))
+    group.start("bee", Behaviour(board="pc"))
     group.run_until("serving")
     assert [device.memory_bytes for device in seen[-1].group.devices] == [1 << 30] * 2
     assert [device.board.split(",")[0] for device in seen[-1].group.devices] == ["pi", "pc"]

@@ -14,12 +14,15 @@ from legion_iot.model.comparison import difference
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.runtime import agent as machine
 from legion_iot.runtime.exchange import Exchange, TensorForm, wire_between
+from legion_iot.runtime.simulation.behaviour import Behaviour
+from legion_iot.runtime.simulation.broker import Line
+from legion_iot.runtime.simulation.group import Group
 from legion_iot.wire.messages import Assignment, Fragment, ModelReference, PeerRegion
 from legion_iot.wire.quantised import WIRES
 from legion_iot.wire.tensors import fragments
 from legion_iot_agent.executor import seeded_inputs
 from legion_iot_agent.interpreter import Interpreter
-from tests.runtime.group import Group, Temper, at_least
+from tests.runtime.group import at_least
 from tests.runtime.networks import GRAPHS, NETWORKS
 from tests.runtime.test_group_exact import RealWorker
 from tests.runtime.test_timing import MODEL, STEPS
@@ -83,10 +86,10 @@ def test_a_group_answers_nearly_as_one_device_does(name: str, wire: str, bound: 
     graph = GRAPHS[name]()
     tflite.write_file(graph, path)
     reference = ModelReference(name, sha256_of(path), path.stat().st_size)
-    group = Group(NETWORKS[name], model=reference, duplicates=0.2, least_agents=3, make_plan=at_least(2))
+    group = Group(NETWORKS[name], model=reference, line=Line(duplicates=0.2), least_agents=3, make_plan=at_least(2))
     group.state.wire = wire
     for number, agent in enumerate(("ant", "bee", "cat")):
-        group.start(agent, Temper(speed=1.0 + number), RealWorker(path, tmp_path / agent))
+        group.start(agent, Behaviour(speed=1.0 + number), RealWorker(path, tmp_path / agent))
     group.run_until("serving")
     inputs = {group.ask(tuple(seeded_inputs(graph, seed))): seeded_inputs(graph, seed) for seed in range(3)}
     group.run(10)

@@ -1,0 +1,218 @@
+"""An MQTT broker and its clients' links in virtual time.
+
+What MQTT promises is kept: order within one topic, retained messages, a will for a link that breaks. What it does not
+promise is broken by chance: delays differ, QoS 1 messages come twice, QoS 0 messages get lost, and so does all that is
+under way to a client whose link ends. What a client has sent at QoS 1 it sends again when it is back.
+
+A message takes, on its way to the broker and again on its way from it, the link's latency and the time of its bytes,
+after those before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from legion_iot.runtime.simulation.agenda import Agenda
+
+HEADER = 40  # bytes that a message has beside its payload
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A message on its way to the broker."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+
+
+Take = Callable[[str, bytes], None]
+Lost = Callable[[list[Publication]], None]  # with what the client does not know to have arrived
+
+
+@dataclass(slots=True)
+class Line:
+    """A client's way to the broker; all of it may change during a run.
+
+    `latency` in seconds each way, up to `jitter` more on the way from the broker, `rate` in bytes per second each way;
+    `losses`, `duplicates` and `late` are the shares of messages that this happens to. A late one comes a second time,
+    long after the first. While the line is `cut`, nobody can connect.
+    """
+
+    latency: float = 0.0
+    jitter: float = 0.05
+    rate: float = math.inf
+    losses: float = 0.0
+    duplicates: float = 0.0
+    late: float = 0.0
+    cut: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """One connection of a client, from beginning to end."""
+
+    take: Take
+    lost: Lost
+    will: Publication | None
+    up_free: float = 0.0
+    down_free: float = 0.0
+    sent: dict[str, float] = field(default_factory=dict)  # by topic: when the last one comes to the broker
+    received: dict[str, float] = field(default_factory=dict)  # by topic: when the last one comes from it
+    unacknowledged: dict[int, Publication] = field(default_factory=dict)
+
+
+class Broker:
+    """The broker. Filters of subscriptions may have `+` for any level."""
+
+    def __init__(self, agenda: Agenda, usual: Line) -> None:
+        self.is_up = True
+        self.retained: dict[str, bytes] = {}
+        self.lines: dict[str, Line] = {}
+        self.counts = {"lost": 0, "duplicated": 0, "late": 0}
+        self._agenda, self._usual = agenda, usual
+        self._sessions: dict[str, _Session] = {}
+        self._filters: dict[str, dict[str, None]] = {}  # client names in order, by filter
+        self._wildcards: dict[tuple[int, ...], None] = {}  # levels that are + in any filter
+        self._numbers = 0
+
+    def line(self, client: str) -> Line:
+        """The line of a client, which may be changed."""
+        if client not in self.lines:
+            usual = self._usual
+            self.lines[client] = Line(usual.latency, usual.jitter, usual.rate, usual.losses, usual.duplicates)
+        return self.lines[client]
+
+    def subscribe(self, client: str, filters: Iterable[str]) -> None:
+        """What the client wants whenever it is connected."""
+        for each in filters:
+            self._filters.setdefault(each, {})[client] = None
+            self._wildcards[tuple(n for n, level in enumerate(each.split("/")) if level == "+")] = None
+
+    # --- connections ---
+
+    def connect(self, client: str, take: Take, lost: Lost, will: Publication | None = None) -> bool:
+        """Whether there is a connection now; retained messages follow. An older one of that name ends, with its will.
+
+        `lost` is called when the connection ends but by `disconnect`.
+        """
+        if not self.is_up or self.line(client).cut:
+            return False
+        if client in self._sessions:
+            self._end(client, notice=0.0)
+        session = self._sessions[client] = _Session(take, lost, will)
+        for topic in sorted(self.retained):
+            if client in self._subscribers(topic):
+                self._deliver(client, session, topic, self.retained[topic], qos=1)
+        return True
+
+    def disconnect(self, client: str) -> None:
+        """The client has said goodbye, so that there is no will; what it has sent arrives."""
+        if (session := self._sessions.pop(client, None)) is not None:
+            for publication in session.unacknowledged.values():
+                self._accept(publication)
+
+    def cut(self, client: str, notice: float) -> None:
+        """The connection breaks; the broker notices after so many seconds, and publishes the will."""
+        self._end(client, notice)
+
+    def stop(self, *, keeps: bool) -> None:
+        """The broker dies, and all connections with it; what was retained is kept by one with persistence."""
+        self.is_up = False
+        if not keeps:
+            self.retained.clear()
+        for client in list(self._sessions):
+            self._end(client, notice=math.inf)
+
+    def start(self) -> None:
+        self.is_up = True
+
+    def _end(self, client: str, notice: float) -> None:
+        session = self._sessions.pop(client, None)
+        if session is None:
+            return
+        if session.will is not None and notice < math.inf:
+            will = session.will
+            self._agenda.at(notice, lambda: self._accept(will))
+        session.lost(list(session.unacknowledged.values()))
+
+    # --- messages ---
+
+    def publish(self, client: str, publication: Publication) -> None:
+        """From a client that is connected."""
+        assert "#" not in publication.topic
+        assert "+" not in publication.topic
+        session, line = self._sessions[client], self.line(client)
+        if not publication.qos and self._happens(line.losses, "lost"):
+            return
+        session.up_free = max(session.up_free, self._agenda.now) + (len(publication.payload) + HEADER) / line.rate
+        arrives = max(session.sent.get(publication.topic, 0.0), session.up_free + line.latency)
+        if arrives <= self._agenda.now:
+            self._accept(publication)
+            return
+        session.sent[publication.topic] = arrives
+        self._numbers += 1
+        number = self._numbers
+        if publication.qos:
+            session.unacknowledged[number] = publication
+
+        def arrive() -> None:
+            if self._sessions.get(client) is session:
+                session.unacknowledged.pop(number, None)
+                self._accept(publication)
+
+        self._agenda.at(arrives - self._agenda.now, arrive)
+
+    def _accept(self, publication: Publication) -> None:
+        """At the broker, unless it is down."""
+        if not self.is_up:
+            return
+        topic, payload = publication.topic, publication.payload
+        if publication.retain and payload:
+            self.retained[topic] = payload
+        elif publication.retain:
+            self.retained.pop(topic, None)
+        for client in self._subscribers(topic):
+            if (session := self._sessions.get(client)) is not None:
+                self._deliver(client, session, topic, payload, publication.qos)
+
+    def _subscribers(self, topic: str) -> dict[str, None]:
+        levels = topic.split("/")
+        found: dict[str, None] = {}
+        for wildcard in self._wildcards:
+            if wildcard and wildcard[-1] >= len(levels):
+                continue
+            pattern = "/".join("+" if n in wildcard else level for n, level in enumerate(levels)) if wildcard else topic
+            found |= self._filters.get(pattern, {})
+        return found
+
+    def _deliver(self, client: str, session: _Session, topic: str, payload: bytes, qos: int) -> None:
+        line, draw = self.line(client), self._agenda.random
+
+        def deliver() -> None:
+            if self._sessions.get(client) is session:  # what is under way when a link ends is lost
+                self._agenda.note(topic, payload)
+                session.take(topic, payload)
+
+        def deliver_late() -> None:
+            if (current := self._sessions.get(client)) is not None:
+                current.take(topic, payload)
+
+        if not qos and self._happens(line.losses, "lost"):
+            return
+        if not qos and self._happens(line.late, "late"):
+            self._agenda.at(draw.uniform(1.0, 40.0), deliver_late)
+        session.down_free = max(session.down_free, self._agenda.now) + (len(payload) + HEADER) / line.rate
+        for _ in range(2 if qos and self._happens(line.duplicates, "duplicated") else 1):
+            arrives = session.down_free + line.latency + draw.uniform(0.0, line.jitter)
+            arrives = session.received[topic] = max(session.received.get(topic, 0.0), arrives)
+            self._agenda.at(arrives - self._agenda.now, deliver)
+
+    def _happens(self, share: float, what: str) -> bool:
+        if not share or self._agenda.random.random() >= share:
+            return False
+        self.counts[what] += 1
+        return True

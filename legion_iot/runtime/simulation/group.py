@@ -1,0 +1,155 @@
+"""One real orchestrator machine and many real agent machines in virtual time, over a broker that delays and repeats.
+
+Everything said travels as bytes through `wire`. Invariants are checked after every step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from legion_iot.model.blocks import Network
+from legion_iot.planning.planners.balanced import balanced
+from legion_iot.planning.problem import Objective, Planner
+from legion_iot.planning.samples import Samples
+from legion_iot.runtime import agent, orchestrator
+from legion_iot.runtime.shared import Shared
+from legion_iot.runtime.simulation.agenda import Agenda
+from legion_iot.runtime.simulation.agent_process import AgentProcess, AgentStep, Kept
+from legion_iot.runtime.simulation.behaviour import Behaviour
+from legion_iot.runtime.simulation.broker import Broker, Line
+from legion_iot.runtime.simulation.invariants import Requests, broken, hold
+from legion_iot.runtime.simulation.oracle import Noise, Oracle, Worker
+from legion_iot.runtime.simulation.orchestrator_process import OrchestratorProcess, OrchestratorStep, Said
+from legion_iot.runtime.simulation.participant import TOPICS
+from legion_iot.wire import codec
+from legion_iot.wire.messages import Assignment, ModelReference
+from legion_iot.wire.tensors import Array, as_map
+
+FIRST_EPOCH = 100
+GLANCE = 0.05  # seconds between two looks at what is waited for
+
+
+class Group:
+    """The orchestrator, its agents and their broker. `line` is what every participant's line is like at first.
+
+    Agents compute with the oracle unless they are given another worker; answers are then those of `noise`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        seed: int = 0,
+        content: bytes = bytes(range(256)) * 3000,
+        model: ModelReference | None = None,
+        line: Line | None = None,
+        least_agents: int = 1,
+        make_plan: orchestrator.MakePlan = balanced,
+        planner: Planner | None = None,
+        objective: Objective = "latency",
+        samples: Samples | None = None,
+        orchestrator_step: OrchestratorStep = orchestrator.step,
+        agent_step: AgentStep = agent.step,
+    ) -> None:
+        self.network, self.content = network, content
+        self.model = model or ModelReference("small", "ab" * 32, len(content))
+        self.agenda = Agenda(seed)
+        self.usual = line or Line()
+        self.broker = Broker(self.agenda, self.usual)
+        self.noise = Noise(network)
+        self.requests, self.said, self.kept = Requests(), Said(), Kept()
+        self.agents: dict[str, AgentProcess] = {}
+        self._agent_step = agent_step
+        self._sessions, self._numbers = itertools.count(1), itertools.count(1)
+        self._foreign: set[str] = set()  # requests whose answers the oracle does not know
+        state = orchestrator.State(
+            network, self.model, least_agents, make_plan, objective=objective, shared=Shared(FIRST_EPOCH)
+        )
+        state.shared.samples = samples or Samples()
+        self.orchestrator = OrchestratorProcess(
+            self.agenda, self.broker, state, content, planner, self.requests, self.said, self._ended, orchestrator_step
+        )
+
+    @property
+    def state(self) -> orchestrator.State:
+        """All that the orchestrator remembers."""
+        return self.orchestrator.state
+
+    @property
+    def ended(self) -> dict[str, orchestrator.RequestEnded]:
+        """How each request has ended."""
+        return self.requests.ended
+
+    def start(self, name: str, behaviour: Behaviour | None = None, worker: Worker | None = None) -> AgentProcess:
+        """A new process of an agent; one that runs already is taken over, as by a restart without goodbye."""
+        old = self.agents.get(name)
+        if old is not None:
+            behaviour = behaviour or old.behaviour
+            old.alive = False
+        self.broker.line(name).cut = False
+        self.agents[name] = AgentProcess(
+            self.agenda, self.broker, self.kept, name, f"session-{next(self._sessions)}", self.model,
+            behaviour or Behaviour(), worker or Oracle(self.noise), self._agent_step,
+        )  # fmt: skip
+        return self.agents[name]
+
+    def ask(self, inputs: tuple[Array, ...] | None = None) -> str:
+        """Send a request, of the oracle's noise unless inputs are given; its name."""
+        request = f"request-{next(self._numbers)}"
+        if inputs is None:
+            inputs = self.noise.input_arrays(request)
+        else:
+            self._foreign.add(request)
+        self.requests.ask(request, self.agenda.now)
+        self.orchestrator.request(request, inputs)
+        return request
+
+    def run(self, seconds: float) -> None:
+        """Let so much time go by."""
+        self.agenda.run(self.agenda.now + seconds)
+
+    def run_until(self, phase: str, limit: float = 60.0) -> None:
+        """Go on until the phase is reached; raises BrokenInvariant after `limit` virtual seconds."""
+        self.run_while(lambda: self.state.phase != phase, limit)
+
+    def run_while(self, condition: Callable[[], bool], limit: float) -> None:
+        """Go on as long as that holds; raises BrokenInvariant after `limit` virtual seconds."""
+        end = self.agenda.now + limit
+        while condition():
+            if self.agenda.now >= end:
+                raise broken("serves-again", f"still {self.state.phase} ({self.state.detail:.500}) after {limit:g} s")
+            self.run(GLANCE)
+
+    def check_answer(self, request: str) -> None:
+        """Raises BrokenInvariant unless the request has been answered; that it is rightly is checked anyway."""
+        hold(request in self.ended, "ends-in-time", f"{request} has not ended")
+        ended = self.ended[request]
+        hold(not ended.error, "right-answer", f"{request} has no answer: {ended.error}: {ended.reason}")
+
+    def check_settled(self) -> None:
+        """What has to hold when the group serves, and nothing happens to it."""
+        at_work = set(self.state.plan.agents) if self.state.plan is not None else set()
+        for name in self.agents:
+            payload = self.broker.retained.get(TOPICS.assignment(name, self.model.name))
+            if payload is None or name in at_work:
+                continue
+            steps = codec.from_json(Assignment, payload).steps
+            hold(not steps, "no-orphans", f"{name} is outside the plan, and is told to do {len(steps)} steps")
+
+    def _ended(self, ended: orchestrator.RequestEnded) -> None:
+        if not ended.error and ended.request not in self._foreign:
+            self._check_answer(ended)
+        self.noise.forget(ended.request)
+
+    def _check_answer(self, ended: orchestrator.RequestEnded) -> None:
+        graph, request = self.network.graph, ended.request
+        way = self.said.ways.get(request, (0, 0))
+        hold(len(ended.outputs) == len(graph.outputs), "right-answer", f"{request} has {len(ended.outputs)} outputs")
+        for tensor, values in zip(graph.outputs, ended.outputs, strict=True):
+            is_right = values.shape == graph.tensors[tensor].shape and np.array_equal(
+                as_map(values), self.noise.tensor(request, tensor, way)
+            )
+            hold(is_right, "right-answer", f"{request}: output {tensor} is not that of epoch and attempt {way}")
