@@ -89,3 +89,9 @@ class PasswordRefusedError(BrokerError):
     """The broker knows no such user, or the password is another."""
 
     exit_code = 14
+
+
+class NameTakenError(AgentError):
+    """Somebody else has our name in the group."""
+
+    exit_code = 15

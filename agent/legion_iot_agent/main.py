@@ -6,7 +6,6 @@ import argparse
 import faulthandler
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -67,6 +66,7 @@ def _configuration(action: str, settings: Settings) -> int:
 
 def _run(settings: Settings, bundle: Bundle | None, until_stdin_closes: bool) -> None:
     # Imported here, so that --help does not wait for numpy and the runtime.
+    from legion_iot_agent.leaving import heed_signals  # noqa: PLC0415
     from legion_iot_agent.service import AgentOptions, AgentService  # noqa: PLC0415
 
     logging.basicConfig(
@@ -92,8 +92,7 @@ def _run(settings: Settings, bundle: Bundle | None, until_stdin_closes: bool) ->
     )
     if os.environ.get("WATCHDOG_USEC"):
         faulthandler.enable()  # where it hung, in the journal, when the watchdog ends it
-    signal.signal(signal.SIGTERM, lambda *_: service.stop())
-    signal.signal(signal.SIGINT, lambda *_: service.stop())
+    heed_signals(service.drain)
     if until_stdin_closes:
         threading.Thread(target=_wait_for_end_of_input, args=(service.stop,), daemon=True).start()
     service.run()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import platform
 import time
@@ -26,12 +27,10 @@ from legion_iot.runtime import agent as machine
 from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Outgoing, Undelivered
 from legion_iot.transport.link import SHOT_TIMEOUT, LinkProber, Shot
-from legion_iot.transport.paho import TAKEN_OVER
-from legion_iot.transport.pair import ConnectionPair, PairEvent
+from legion_iot.transport.pair import CaughtUp, ConnectionPair, PairEvent
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (
     AgentInfo,
-    AgentState,
     Assignment,
     Chunk,
     Command,
@@ -42,17 +41,21 @@ from legion_iot.wire.messages import (
 )
 from legion_iot.wire.tensors import INBOX, region_of
 from legion_iot.wire.topics import AgentTopic, AssignmentTopic, InboxTopic, Topics
+from legion_iot_agent.condition import Device
 from legion_iot_agent.engine import Engine
 from legion_iot_agent.executor import Executor
 from legion_iot_agent.interpreter import runtime_info
+from legion_iot_agent.leaving import DRAIN_SECONDS, Admission
 from legion_iot_agent.limits import memory_bytes
 from legion_iot_agent.measurements import Measurements
+from legion_iot_agent.presence import Presence, Work, last_words
 from legion_iot_agent.profiler import Profiler
 from legion_iot_agent.store import ModelStore
 
 log = logging.getLogger("legion-agent")
 
 TICK = 0.5  # seconds
+DRAIN_TURN = 0.05  # seconds between looks at whether all is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +88,19 @@ class AgentService:
         self._executor = Executor(options.state_directory / "plan", engine)
         self._state = machine.State(options.name, set(self._store.held()))
         self._events: deque[machine.Event] = deque()
-        self._taken_over = False
+        self._work = Work()
+        self._admission = Admission()
+        self._drain_ends = math.inf
         self._stopping = False
-        will = Will(self._topic("state"), codec.to_json(AgentState("offline", self._session)))
-        self._links = ConnectionPair(options.broker, f"legion-{options.name}", will, self._topics, options.name)
+        self._memory = options.memory_bytes or memory_bytes()
+        will = Will(self._topic("state"), last_words(self._session))
+        # No other process has this client id: brokers do not say why they end a link whose id is used again.
+        client_id = f"legion-{options.name}-{self._session[:12]}"
+        self._links = ConnectionPair(options.broker, client_id, will, self._topics, options.name)
+        self._presence = Presence(
+            self._links, self._topics, options.name, self._session,
+            Device(self._memory, options.state_directory), self._announce_more,
+        )  # fmt: skip
         self._measurements = Measurements(
             ProfileFile(options.state_directory / "profile.json", options.broker.endpoint),
             Profiler(options.state_directory / "part", engine.load, options.threads, options.cpu_quota),
@@ -105,34 +117,48 @@ class AgentService:
         """End `run` soon; may be called from a signal handler."""
         self._stopping = True
 
+    def drain(self) -> None:
+        """Finish what has begun, for a while, and end `run` then; may be called from any thread."""
+        self._admission.closed = True
+        self._drain_ends = time.monotonic() + DRAIN_SECONDS
+        self._links.wake()
+
     def run(self) -> None:
         """Take part until `stop`.
 
-        Raises BrokerError where the broker cannot be reached, AgentError where another agent took the name.
+        Raises BrokerError where the broker cannot be reached, NameTakenError where another agent took the name.
         """
         name = self._options.name
-        self._links.open([(self._topics.assignment(self._options.name, "+"), 1), (self._topic("command"), 1)])
+        own = [self._topics.assignment(name, "+"), self._topic("command"), self._topic("state")]
+        self._links.open([(topic, 1) for topic in own])
         log.info("agent %s is online at %s", name, self._options.broker)
         try:
             self._loop()
         finally:
             self._close()
-        if self._taken_over:
-            raise AgentError(f"another agent named {name!r} connected; give each its own --name")
 
     def _loop(self) -> None:
         ticked, wait = time.monotonic(), TICK
-        while not self._stopping:
+        while not self._stopping and not self._is_drained():
             self._notifier.alive()
-            arrived = self._links.next(wait)
+            arrived = self._links.next(min(wait, DRAIN_TURN) if self._admission.closed else wait)
             self._take(arrived)
             if arrived is None:
                 self._events.append(machine.Idle())
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
                 self._events.append(machine.Tick())
+            self._work.dropped = self._state.dropped
+            self._presence.turn(self._work, self._memory)
             # As long as anything happens, what came meanwhile is taken in without waiting, and then comes Idle.
             wait = 0.0 if self._work_off() or arrived is not None else self._measure()
+
+    def _is_drained(self) -> bool:
+        """Whether we are to end, and nothing is under way any more, or for too long."""
+        if not self._admission.closed:
+            return False
+        under_way = self._events or machine.has_unfinished(self._state) or not self._links.delivered
+        return not under_way or time.monotonic() > self._drain_ends
 
     def _work_off(self) -> bool:
         """Until no event is left; whether there was anything to do."""
@@ -148,7 +174,7 @@ class AgentService:
 
     def _measure(self) -> float:
         """With nothing else to do: a slice of what there is to measure. Returns how long to wait for a message now."""
-        if not self._measurements.busy:
+        if not self._measurements.busy or self._admission.closed:
             return TICK
         if not machine.may_measure(self._state, time.monotonic()):
             self._measurements.disturb()
@@ -160,7 +186,7 @@ class AgentService:
     def _close(self) -> None:
         self._notifier.stopping()
         try:
-            self._publish(self._topic("state"), AgentState("offline", self._session), retain=True)
+            self._presence.leave()
         except BrokerError as error:
             log.warning("could not say goodbye: %s", error)
         self._links.close()
@@ -171,18 +197,18 @@ class AgentService:
         """Turn a message into an event of the machine; what is not of the protocol is logged and dropped."""
         match event:
             case Connected():
-                self._publish_info()
-                self._publish_profile()
-                self._publish(self._topic("state"), AgentState("online", self._session), retain=True)
+                self._presence.connected()
                 self._notifier.ready(f"{self._options.name} is online at {self._options.broker.endpoint}")
-            case Disconnected(reason=reason) if reason == TAKEN_OVER:
-                self._taken_over = True
-                self.stop()
             case Disconnected(reason=reason):
+                self._presence.disconnected()
                 self._notifier.status(f"the link to {self._options.broker.endpoint} is lost: {reason}")
+            case CaughtUp():
+                self._presence.caught_up()
             case FragmentsArrived(sender=sender, fragments=fragments, received=received):
                 self._events.extend(
-                    machine.FragmentArrived(sender, header, body, received) for header, body in fragments
+                    machine.FragmentArrived(sender, header, body, received)
+                    for header, body in fragments
+                    if self._admission.admits(header.request)
                 )
             case Undelivered(requests=requests, reason=reason):
                 self._events.extend(machine.StepFailed(epoch, request, reason) for epoch, request in requests)
@@ -208,6 +234,9 @@ class AgentService:
                 if assignment.model.name != model:
                     raise ProtocolError(f"an assignment for {assignment.model.name!r:.80}")
                 return machine.AssignmentArrived(assignment)
+            case AgentTopic(kind="state"):
+                self._presence.seen(message.payload, message.retain)
+                return None
             case AgentTopic(kind="command"):
                 return machine.CommandArrived(codec.from_json(Command, message.payload))
             case InboxTopic(sender=sender):
@@ -287,6 +316,8 @@ class AgentService:
             self._events.append(machine.StepFailed(work.epoch, work.request, str(error), work.attempt))
             return
         ended = time.monotonic()
+        self._work.tiles += 1
+        self._work.computing += seconds
         self._events.appendleft(
             machine.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, seconds, ended)
         )
@@ -308,6 +339,10 @@ class AgentService:
     def _publish(self, topic: str, message: object, *, qos: int = 1, retain: bool = False) -> None:
         self._links.control.publish(topic, codec.to_json(message), qos=qos, retain=retain)
 
+    def _announce_more(self) -> None:
+        self._publish_info()
+        self._publish_profile()
+
     def _publish_info(self) -> None:
         self._publish(self._topic("info"), self._info(), retain=True)
 
@@ -321,7 +356,7 @@ class AgentService:
             board=self._options.board or _board(),
             cores=os.cpu_count() or 1,
             threads=self._options.threads,
-            memory_bytes=self._options.memory_bytes or memory_bytes(),
+            memory_bytes=self._memory,
             runtime=self._runtime.name,
             runtime_version=self._runtime.version,
             kernel_path=self._runtime.kernel_path,

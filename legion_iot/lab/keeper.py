@@ -218,7 +218,7 @@ def _online(topics: Topics, event: TransportEvent, said: queue.SimpleQueue[str])
         return
     with contextlib.suppress(ProtocolError):
         topic, state = topics.parse(event.topic), codec.from_json(AgentState, event.payload)
-        if isinstance(topic, AgentTopic) and state.state == "online":
+        if isinstance(topic, AgentTopic) and state.is_present:
             said.put(topic.agent)
 
 

@@ -118,7 +118,7 @@ def _check_idle(orchestrator: BrokerAddress, client: BrokerAddress, topics: Topi
     at_work: list[str] = []
     for message in _retained(orchestrator, topics, topics.agent("+", "state")):
         place = topics.parse(message.topic)
-        if isinstance(place, AgentTopic) and codec.from_json(AgentState, message.payload).state != "offline":
+        if isinstance(place, AgentTopic) and codec.from_json(AgentState, message.payload).is_present:
             at_work.append(place.agent)
     at_work.sort()
     for message in _retained(client, topics, topics.orchestrator_state()):

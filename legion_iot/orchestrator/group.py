@@ -98,7 +98,7 @@ def live_group(retained: Retained, samples: Samples, own_link: Link | None) -> L
 
     Raises AgentError where no agent is online.
     """
-    names = sorted(name for name, state in retained.states.items() if state.state == "online")
+    names = sorted(name for name, state in retained.states.items() if state.is_present)
     names = [name for name in names if name in retained.infos]
     if not names:
         raise AgentError("no agent is online; start agents with: legion-agent --broker URL")

@@ -110,6 +110,7 @@ __all__ = [  # events and effects included, for whoever drives the machine
     "StoreChunk",
     "Tick",
     "Unload",
+    "has_unfinished",
     "may_measure",
     "step",
 ]
@@ -193,8 +194,13 @@ def may_measure(state: State, now: float) -> bool:
     """
     if state.fetch is not None:
         return False
+    return now - state.worked_at >= (GIVEN_UP if has_unfinished(state) else LEAST_PAUSE)
+
+
+def has_unfinished(state: State) -> bool:
+    """Whether a request has begun here and not ended."""
     unfinished = any(held.exchange is not None and len(held.exchange) for held in state.epochs)
-    return now - state.worked_at >= (GIVEN_UP if unfinished else LEAST_PAUSE)
+    return unfinished or len(state.ready) > 0
 
 
 def _command(state: State, event: CommandArrived, now: float) -> list[Effect]:

@@ -178,7 +178,7 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
 
 def _agent_state(state: State, event: AgentStateArrived, now: float) -> list[Effect]:
     record = state.agents.setdefault(event.agent, AgentRecord())
-    if event.state.state == "online":
+    if event.state.is_present:
         if record.session != event.state.session:
             lost = _leave(state, event.agent, "restarted", now) if record.online else []
             state.agents[event.agent] = AgentRecord(event.state.session, True, record.info, record.link)

@@ -116,6 +116,12 @@ class FragmentLink:
         arrived = FragmentsArrived(sender, open_parcel(message, body), time.monotonic())
         self._step(delivery.ParcelArrived(sender, message), arrived)
 
+    @property
+    def delivered(self) -> bool:
+        """Whether nothing that was sent waits for its receipt, and nothing that came for ours."""
+        with self._changed:
+            return self._state.due() == math.inf
+
     def link_up(self) -> None:
         """The broker can be reached, for the first time or again."""
         self._step(delivery.LinkUp())

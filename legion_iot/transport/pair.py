@@ -116,6 +116,11 @@ class ConnectionPair:
         self._events.put(CaughtUp())
 
     @property
+    def delivered(self) -> bool:
+        """Whether all regions that were sent have arrived, or been given up."""
+        return self._fragments.delivered
+
+    @property
     def traffic(self) -> tuple[int, int]:
         """Bytes of payloads, sent and received, over both connections."""
         both = (self.control, self.data)

@@ -52,6 +52,7 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                 [
                     topics.assignment(name, _ANY),
                     topics.agent(name, "command"),
+                    topics.agent(name, "state"),
                     topics.inbox(name, _ANY),
                     topics.orchestrator_state(),
                 ],

@@ -33,6 +33,11 @@ class AgentState:
     session: str
     detail: str = ""
 
+    @property
+    def is_present(self) -> bool:
+        """Whether the agent can be given work."""
+        return self.state != "offline"
+
 
 @dataclass(frozen=True, slots=True)
 class AgentInfo:
@@ -64,9 +69,9 @@ class AgentInfo:
 class Metrics:
     """On `agents/<agent>/metrics`, about every 2 s: how the device is, said by the thread that computes.
 
-    So they are a sign that its loop turns. While a single step computes, none come: those sent before and after it are
-    as far apart as it takes. Seconds and counts are of this session; `load` is the machine's, over a minute;
-    `temperature` (°C) is that of the hottest sensor; bytes are those of messages' payloads.
+    So they are a sign that its loop turns. While it computes a step, loads a plan or runs a part of a model to measure
+    it, none come: those before and after are as far apart as that takes. Seconds and counts are of this session; `load`
+    is the machine's, over a minute; `temperature` (°C) is that of the hottest sensor; bytes are those of payloads.
     """
 
     session: str

@@ -13,8 +13,9 @@ import pytest
 from legion_iot.planning.problem import Link
 from legion_iot.planning.samples import Sample
 from legion_iot.runtime import agent as machine
-from legion_iot.transport.connection import BrokerAddress, Connected, Message
+from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message
 from legion_iot.transport.fragments import FragmentsArrived, Undelivered
+from legion_iot.transport.pair import CaughtUp
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (
     Assignment,
@@ -51,11 +52,14 @@ class Sent:
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         self.messages.append((topic, payload))
 
+    def catch_up(self, control: list[tuple[str, int]]) -> None:
+        pass
+
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[AgentService]:
     made = AgentService(AgentOptions(BrokerAddress("127.0.0.1"), "ant", tmp_path))
-    made._links = Sent()  # type: ignore[assignment]
+    made._links = made._presence._links = Sent()  # type: ignore[assignment]
     yield made
     made._executor.close()
 
@@ -201,7 +205,10 @@ def test_what_was_measured_is_published_with_every_connection(service: AgentServ
     board = service._info().board_class
     service._measurements.file.add([Sample(board, ("a",), (1.0,), 0.5)], Link(0.001, 1e6, 1e6))
     service._links.messages.clear()  # type: ignore[attr-defined]
+    service._take(Disconnected("cut"))
     service._take(Connected())
+    assert service._links.messages == []  # type: ignore[attr-defined]  # first it looks whether the name is still its own
+    service._take(CaughtUp())
     topics = [topic for topic, _ in service._links.messages]  # type: ignore[attr-defined]
     assert topics == ["legion/agents/ant/info", "legion/agents/ant/profile", "legion/agents/ant/state"]
     profile = codec.from_json(Profile, service._links.messages[1][1])  # type: ignore[attr-defined]

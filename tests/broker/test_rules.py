@@ -26,7 +26,7 @@ JUDGE = "judge"  # sees and says everything: it is the test's, not the table's
 
 # topic below the base: who writes, who reads
 TABLE: dict[str, tuple[set[str], set[str]]] = {
-    "agents/pi1/state": ({"pi1"}, {"boss", "eye"}),
+    "agents/pi1/state": ({"pi1"}, {"pi1", "boss", "eye"}),
     "agents/pi1/info": ({"pi1"}, {"boss", "eye"}),
     "agents/pi1/metrics": ({"pi1"}, {"boss", "eye"}),
     "agents/pi1/profile": ({"pi1"}, {"boss", "eye"}),
@@ -39,7 +39,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "agents/pi1/inbox/pi1": ({"pi1"}, {"pi1"}),
     "agents/pi1/inbox/orchestrator": ({"boss"}, {"pi1"}),
     "agents/pi1/probe": ({"pi1"}, set()),
-    "agents/pi2/state": ({"pi2"}, {"boss", "eye"}),
+    "agents/pi2/state": ({"pi2"}, {"pi2", "boss", "eye"}),
     "agents/pi2/command": ({"boss"}, {"pi2", "eye"}),
     "agents/pi2/inbox/pi1": ({"pi1"}, {"pi2"}),
     "orchestrator/inbox/pi1": ({"pi1"}, {"boss"}),

@@ -116,22 +116,6 @@ def test_a_picture_in_and_a_result_out(
     assert stage.alive() == {}
 
 
-def test_two_agents_of_one_name(stage: Stage, tmp_path: Path) -> None:
-    with local_broker("embedded") as running:
-        _second_agent_wins(stage, str(running.address), tmp_path)
-
-
-def _second_agent_wins(stage: Stage, url: str, tmp_path: Path) -> None:
-    orchestrator = stage.start("legion", "orchestrator", "run", MODEL, "--broker", url, "--base-topic", GROUP)
-    first = _agent(stage, url, "twin", tmp_path / "a")
-    orchestrator.wait_for_line("serving: twin")
-    second = _agent(stage, url, "twin", tmp_path / "b")
-    wait_until(lambda: first.process.poll() is not None)
-    assert first.process.returncode == 7
-    assert any("twin" in line and "--name" in line for line in first.lines)
-    assert second.process.poll() is None
-
-
 def test_programs_without_a_broker(stage: Stage, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
