@@ -41,6 +41,7 @@ from legion_iot.wire.messages import (
 )
 from legion_iot.wire.tensors import INBOX, region_of
 from legion_iot.wire.topics import AgentTopic, AssignmentTopic, InboxTopic, Topics
+from legion_iot_agent.codecs import codec_speeds
 from legion_iot_agent.condition import Device
 from legion_iot_agent.engine import Engine
 from legion_iot_agent.executor import Executor
@@ -363,6 +364,7 @@ class AgentService:
             version=__version__,
             models=tuple(sorted(self._state.models)),
             cpu_share=self._options.cpu_share or self._options.cpu_quota or 0.0,
+            codecs=codec_speeds(),
         )
 
 

@@ -176,6 +176,7 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
             "planning": asdict(report.planning),
             "wire": report.wire,
             "wire_used": report.wire_used,
+            "packed": [list(pair) for pair in report.packed],
             **_turn_json(report.turns[0]),
             "replicas": [_turn_json(turn) for turn in report.turns[1:]],
         },

@@ -35,6 +35,9 @@ def show(report: DemoReport, saved: Path | None) -> None:
     if report.bound:
         travel = f"travel between agents as {report.wire}" if report.wire_used else "do not travel in this plan"
         out.print(f"float32 maps {travel}", markup=False, soft_wrap=True)
+    if report.packed:
+        pairs = ", ".join(f"{source} → {target}" for source, target in report.packed)
+        out.print(f"maps travel without their zeros: {pairs}", markup=False, soft_wrap=True)
     for answer in report.answer[:3]:
         out.print(f"{answer.score:7.1%}  {answer.label}", markup=False, soft_wrap=True)
     if saved is not None:

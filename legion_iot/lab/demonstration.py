@@ -341,5 +341,6 @@ def _report(
         trunk_ended_by=model.network.ended_by,
         wire=options.wire,
         wire_used=_wire_used(model, options.wire),
+        packed=tuple((source, target) for source, targets in model.state.packs.items() for target in targets),
         top_class_stays=None if answers[-1] is None else len(set(answers)) == 1,
     )

@@ -91,9 +91,9 @@ class DemoReport:
     `single_device_ms` is a run of the whole model on one thread of this machine, or on the fastest device of a lab.
     `exact` says that every output of every request equals the whole model's to the bit. `trunk_ended_by` names the op
     that ends the trunk, empty where nothing does; without blocks it is why the whole model ran on one agent. `turns`
-    are the plan and its replicas. `wire` is
-    how float32 maps had to travel between agents, and `wire_used` whether there were any. `top_class_stays` says of a
-    classifier whether the best class of every request was the whole model's, and is None for other models.
+    are the plan and its replicas. `wire` is how float32 maps had to travel between agents, and `wire_used` whether
+    there were any; `packed` names who sends maps to whom without their zeros. `top_class_stays` says of a classifier
+    whether the best class of every request was the whole model's, and is None for other models.
     """
 
     model: str
@@ -115,6 +115,7 @@ class DemoReport:
     trace: dict[str, Any] | None = None
     wire: str = EXACT
     wire_used: bool = False
+    packed: tuple[tuple[str, str], ...] = ()
     top_class_stays: bool | None = None
 
     @property

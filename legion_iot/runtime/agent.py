@@ -371,8 +371,9 @@ def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
             continue
         channels, dtype = values.shape[2], str(values.dtype)
         wire = wire_between(dtype, part.peer, assignment.wire)
+        codec = assignment.codec if part.peer in assignment.pack_for else ""
         header = Fragment(
-            event.request, event.attempt, event.epoch, part.step, part.tensor, part.region, channels, dtype, wire
+            event.request, event.attempt, event.epoch, part.step, part.tensor, part.region, channels, dtype, wire, codec
         )
         bytes_sent += wire_bytes(region_of(part.region), channels, dtype, wire)
         effects.append(SendRegion(part.peer, header, values, origin))

@@ -7,9 +7,17 @@ from legion_iot.planning.routing import Routing
 from legion_iot.wire.messages import AssignedStep, Assignment, ModelReference, PeerRegion, TensorRegion
 from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.tensors import bounds, region_of
+from legion_iot.wire.zeros import CODEC
 
 
-def assignment_of(epoch: int, model: ModelReference, routing: Routing, agent: str, wire: str = EXACT) -> Assignment:
+def assignment_of(
+    epoch: int,
+    model: ModelReference,
+    routing: Routing,
+    agent: str,
+    wire: str = EXACT,
+    pack_for: tuple[str, ...] = (),
+) -> Assignment:
     """One agent's part of a plan, as it is told."""
     steps = tuple(
         AssignedStep(
@@ -29,7 +37,8 @@ def assignment_of(epoch: int, model: ModelReference, routing: Routing, agent: st
     sends = tuple(
         PeerRegion(t.step, t.tensor, bounds(t.region), t.target) for t in routing.transfers if t.source == agent
     )
-    return Assignment(epoch, model, steps, receives, sends, wire)
+    codec = CODEC if pack_for else ""
+    return Assignment(epoch, model, steps, receives, sends, wire, codec=codec, pack_for=pack_for)
 
 
 def sends_by_step(assignment: Assignment) -> dict[int, list[PeerRegion]]:

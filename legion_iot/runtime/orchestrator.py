@@ -54,6 +54,7 @@ from legion_iot.runtime.orchestrator_events import (
     SendRegion,
     Tick,
 )
+from legion_iot.runtime.packing import Party, receivers_to_pack_for
 from legion_iot.runtime.requests import Requests
 from legion_iot.runtime.selection import Selection
 from legion_iot.runtime.shared import Shared
@@ -120,7 +121,8 @@ class State:
     `epoch` numbers the plans; `shared` is what it has in common with the machines of other models. `wire` is how
     float32 maps travel between agents. `started` is set with the first plan: only before it do `least_agents` have to
     be there. `planned_for` are the members the plan was made for, whether or not it gives each of them work;
-    `make_plan` makes one without measuring. `timings` are by step and agent.
+    `make_plan` makes one without measuring. `packs` names for each sender those to whom its maps go packed; `timings`
+    are by step and agent.
     """
 
     network: Network
@@ -137,6 +139,7 @@ class State:
     plan: Plan | None = None
     planned_for: frozenset[str] = frozenset()
     routing: Routing | None = None
+    packs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     timings: dict[tuple[int, str], deque[TileTiming]] = field(default_factory=dict)
     dropped: int = 0
     epoch: int = field(init=False)
@@ -404,12 +407,15 @@ def _new_epoch(state: State, plan: Plan, members: list[str], now: float) -> list
     state.epoch = next(state.shared.epochs)
     state.started, state.planned_for = True, frozenset(members)
     state.plan, state.routing, state.timings = plan, routing, {}
+    known = {name: Party(each.info, each.link) for name, each in state.agents.items() if each.info is not None}
+    state.packs = receivers_to_pack_for(state.network, routing, state.wire, known)
     state.requests.begin(state.epoch, routing)
     effects: list[Effect] = []
     for name in members:
         record = state.agents[name]
         record.task, record.busy_since = "load", now
-        effects.append(Assign(name, assignment_of(state.epoch, state.model, routing, name, state.wire)))
+        pack_for = state.packs.get(name, ())
+        effects.append(Assign(name, assignment_of(state.epoch, state.model, routing, name, state.wire, pack_for)))
     return [*_phase(state, "assigning", ", ".join(members)), *effects]
 
 

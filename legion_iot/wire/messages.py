@@ -40,10 +40,20 @@ class AgentState:
 
 
 @dataclass(frozen=True, slots=True)
+class CodecSpeed:
+    """How many elements of a map one core of a device packs and unpacks per second."""
+
+    codec: str
+    packs: float
+    unpacks: float
+
+
+@dataclass(frozen=True, slots=True)
 class AgentInfo:
     """Retained on `agents/<agent>/info`: what the device is, and the models (SHA-256) it holds.
 
-    `memory_bytes` is what the device may use; `cpu_share` the cores it is held to, 0 where nothing holds it.
+    `memory_bytes` is what the device may use; `cpu_share` the cores it is held to, 0 where nothing holds it; `codecs`
+    are those it can pack and unpack.
     """
 
     board: str
@@ -56,6 +66,7 @@ class AgentInfo:
     version: str
     models: tuple[str, ...]
     cpu_share: float = 0.0
+    codecs: tuple[CodecSpeed, ...] = ()
 
     @property
     def board_class(self) -> str:
@@ -204,7 +215,8 @@ class Assignment:
 
     `wire` is how float32 maps travel between agents (`quantised`). What the agent has loaded of an older epoch stays
     beside it until a command `release`s it, unless it is to be `alone`. A feature map may hold NaN only where
-    `nan_allowed` says so. Raises ProtocolError for a wire dtype that is not known.
+    `nan_allowed` says so. To the agents of `pack_for`, maps go packed by `codec`. Raises ProtocolError for a wire dtype
+    that is not known.
     """
 
     epoch: int
@@ -215,6 +227,8 @@ class Assignment:
     wire: str = EXACT
     alone: bool = False
     nan_allowed: bool = False
+    codec: str = ""
+    pack_for: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_wire(self.wire)
@@ -259,7 +273,7 @@ class TileTiming:
     `begun` is when the first input was taken in, counted from the moment the agent was ready for the epoch; then come
     `receiving` until the inputs are complete, `queued` until computing starts, `seconds` of computing, and `sending`
     until the last region for others is handed to the connection. `heard` tells from whom inputs came, and when. Only
-    bytes from and to other participants count.
+    bytes from and to other participants count, `bytes_sent` before and `bytes_received` after packing.
     """
 
     epoch: int
@@ -280,7 +294,8 @@ class TileTiming:
 class Fragment:
     """Header of a region of a feature map; the body is the region's elements, row by row, channels last.
 
-    The elements are of `dtype`, unless `wire` names the form (`quantised`) in which float32 ones travel.
+    The elements are of `dtype`, unless `wire` names the form (`quantised`) in which float32 ones travel. Where a
+    `codec` (`zeros`) has made the body smaller, `packed` is its size.
 
     A large region travels as several fragments, each a region of its own. Any order will do, and one that comes twice
     changes nothing.
@@ -295,6 +310,8 @@ class Fragment:
     channels: int
     dtype: str
     wire: str = ""
+    codec: str = ""
+    packed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from legion_iot.errors import ProtocolError
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.model.graph import NUMPY_DTYPES
-from legion_iot.wire import codec, quantised
+from legion_iot.wire import codec, quantised, zeros
 from legion_iot.wire.messages import Chunk, ChunkRequest, Echo, Fragment, Parcel, Receipt, RegionBounds
 
 SHARE = 32  # fragments to a large region
@@ -88,37 +88,35 @@ def pieces(region: Region, element_bytes: int, extra_bytes: int = 0) -> Iterator
 def fragments(header: Fragment, held: Array, origin: Region) -> Iterator[Piece]:
     """What carries `header.region` out of `held`, (rows, columns, channels) of the region `origin`.
 
-    Runs of whole rows are views of `held`, not copies.
+    `header.wire` and `header.codec` are tried; each fragment's own header says what became of it. Runs of whole rows
+    that stay as they are are views of `held`, not copies.
     """
-    if header.wire:
-        yield from _quantised(header, held, origin)
-        return
     whole = region_of(header.region)
-    for region in pieces(whole, held.shape[2] * held.itemsize):
-        yield _exact(_of(header, region, ""), held, region, origin, region == whole)
+    if header.wire:
+        regions = _quantised_pieces(whole, held.shape[2], header.wire)
+    else:
+        regions = pieces(whole, held.shape[2] * held.itemsize)
+    for region in regions:
+        part = np.ascontiguousarray(held[_within(region, origin)])
+        encoded = quantised.encode(part, header.wire) if header.wire else None
+        wire, body = ("", part.data.cast("B")) if encoded is None else (header.wire, memoryview(encoded))
+        packed = zeros.pack(body, _element_bytes(header.dtype, wire)) if header.codec == zeros.CODEC else None
+        if packed is None:
+            yield Piece(_of(header, region, wire), body, region == whole)
+        else:
+            yield Piece(_of(header, region, wire, zeros.CODEC, len(packed)), memoryview(packed), region == whole)
 
 
-def _of(header: Fragment, region: Region, wire: str) -> Fragment:
+def _of(header: Fragment, region: Region, wire: str, packed_by: str = "", packed: int = 0) -> Fragment:
     """The header of a part of a region; `dataclasses.replace` takes three times as long."""
     return Fragment(
         header.request, header.attempt, header.epoch, header.step, header.tensor, bounds(region), header.channels,
-        header.dtype, wire,
+        header.dtype, wire, packed_by, packed,
     )  # fmt: skip
 
 
-def _exact(header: Fragment, held: Array, region: Region, origin: Region, small: bool) -> Piece:
-    part = np.ascontiguousarray(held[_within(region, origin)])
-    return Piece(header, part.data.cast("B"), small)
-
-
-def _quantised(header: Fragment, held: Array, origin: Region) -> Iterator[Piece]:
-    whole = region_of(header.region)
-    for region in _quantised_pieces(whole, held.shape[2], header.wire):
-        body = quantised.encode(np.ascontiguousarray(held[_within(region, origin)]), header.wire)
-        if body is None:
-            yield _exact(_of(header, region, ""), held, region, origin, region == whole)
-        else:
-            yield Piece(_of(header, region, header.wire), memoryview(body), region == whole)
+def _element_bytes(dtype: str, wire: str) -> int:
+    return quantised.ELEMENT_BYTES[wire] if wire else NUMPY_DTYPES[dtype].itemsize
 
 
 def _quantised_pieces(region: Region, channels: int, wire: str) -> Iterator[Region]:
@@ -134,7 +132,7 @@ def open_parcel(parcel: Parcel, body: memoryview) -> list[tuple[Fragment, memory
     """Its fragments, each with its elements as a view of `body`; raises ProtocolError where that is not their size."""
     opened, start = [], 0
     for header in parcel.fragments:
-        end = start + body_size(header)
+        end = start + carried_size(header)
         opened.append((header, body[start:end]))
         start = end
     if start != len(body):
@@ -143,7 +141,7 @@ def open_parcel(parcel: Parcel, body: memoryview) -> list[tuple[Fragment, memory
 
 
 def body_size(header: Fragment) -> int:
-    """Bytes of a fragment's elements; raises ProtocolError where it has none, or its form is not known."""
+    """Bytes of a fragment's elements, unpacked; raises ProtocolError where it has none, or its form is not known."""
     area = region_of(header.region).area
     if header.dtype not in WIRE_DTYPES:
         raise ProtocolError(f"fragment of dtype {header.dtype!r:.20}, which is not allowed")
@@ -164,8 +162,18 @@ def has_nan(values: Array) -> bool:
     return values.dtype.kind == "f" and values.size > 0 and bool(np.isnan(values.min()))  # NaN is less than anything
 
 
+def carried_size(header: Fragment) -> int:
+    """Bytes of a fragment's body as it travels; raises ProtocolError where it cannot be."""
+    size = body_size(header)
+    if not header.codec and not header.packed:
+        return size
+    if header.codec != zeros.CODEC or not 0 < header.packed < size:
+        raise ProtocolError(f"fragment of {size} bytes is packed by {header.codec!r:.20} into {header.packed}")
+    return header.packed
+
+
 def wire_bytes(region: Region, channels: int, dtype: str, wire: str = "") -> int:
-    """Bytes of the bodies that carry a region, where all its values can travel as `wire`."""
+    """Bytes of the bodies that carry a region, unpacked, where all its values can travel as `wire`."""
     if not wire:
         return region.area * channels * NUMPY_DTYPES[dtype].itemsize
     return sum(quantised.body_size(piece.area, channels, wire) for piece in _quantised_pieces(region, channels, wire))
@@ -176,10 +184,11 @@ def read_fragment(header: Fragment, body: memoryview) -> Array:
 
     Raises ProtocolError where header and body do not belong together.
     """
-    expected = body_size(header)
     region = region_of(header.region)
-    if expected != len(body):
+    if carried_size(header) != len(body):
         raise ProtocolError(f"fragment of {region.area}×{header.channels} {header.dtype} has {len(body)} bytes")
+    if header.codec:
+        body = zeros.unpack(body, _element_bytes(header.dtype, header.wire), body_size(header))
     shape = (len(region.rows), len(region.columns), header.channels)
     if header.wire:
         return quantised.decode(body, shape, header.wire)

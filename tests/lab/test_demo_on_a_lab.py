@@ -59,6 +59,21 @@ def test_the_demo_says_what_the_devices_are(stage: Stage, photograph: Path, tmp_
     assert "bit for bit" in done.stdout
 
 
+def test_maps_leave_their_zeros_out_on_a_slow_link(stage: Stage, photograph: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "far.toml"
+    spec.write_text('[[device]]\nname = "p"\ncount = 2\nboard = "pi-5"\nlink = { up_mbit = 10, down_mbit = 10 }\n')
+    model = residual_classifier(tmp_path / "net.tflite")
+    done = stage.run(
+        "demo", "--json", "--image", str(photograph), "--model", str(model), "--lab", str(spec), "--requests", "1",
+        "--planner", "layerwise",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["exact"] is True
+    assert report["plan"]["planning"]["links"] == 3, "both devices' and the orchestrator's own"
+    assert sorted(report["plan"]["packed"]) == [["p1", "p2"], ["p2", "p1"]]
+
+
 @pytest.mark.parametrize("moment", ["starting 2 devices", "sending"])
 def test_a_killed_demo_takes_its_lab_along(
     stage: Stage, photograph: Path, spec: Path, tmp_path: Path, moment: str
