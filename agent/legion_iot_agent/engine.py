@@ -20,7 +20,7 @@ class Engine:
 
     def __init__(self, threads: int = 1, xnnpack: bool = True, cpu_share: float | None = None) -> None:
         self.threads = threads
-        self._xnnpack = xnnpack
+        self.xnnpack = xnnpack
         self._throttle = None if cpu_share is None else Throttle(cpu_share, threads)
 
     def load(self, path: Path, inputs: Sequence[Array]) -> Run:
@@ -28,7 +28,7 @@ class Engine:
 
         Raises ModelError where the runtime refuses the model, or cannot run it.
         """
-        interpreter = Interpreter(path, self.threads, self._xnnpack)
+        interpreter = Interpreter(path, self.threads, self.xnnpack)
         interpreter.run(inputs)
         if self._throttle is None:
             return interpreter.run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ import numpy as np
 from legion_iot.errors import ModelError
 from legion_iot.model import tflite
 from legion_iot.model.blocks import Network, divide
-from legion_iot.model.cut import SubModel, cut_tail, cut_tile
+from legion_iot.model.cut import SubModel, cut_tail, cut_tile, whole_or_flat
+from legion_iot.model.geometry import Region
 from legion_iot.model.graph import Graph, Tensor
+from legion_iot.planning.memory import Footprint, footprint, needed_bytes, tail_footprint
 from legion_iot.runtime.exchange import TensorForm, tensor_forms
 from legion_iot.wire.messages import AssignedStep, Assignment
 from legion_iot.wire.tensors import as_map, bounds, region_of
 from legion_iot_agent.engine import Array, Engine, Run
+from legion_iot_agent.limits import Memory, give_back_memory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,12 +54,14 @@ class Executor:
     """The sub-models of assignments, loaded by the engine; an epoch has one assignment, and several may be loaded.
 
     What two of them have in common is loaded once. A sub-model's file lies in `directory` until it is loaded: from then
-    on it is the runtime's, without a name, so that nothing is left behind however the process ends.
+    on it is the runtime's, without a name, so that nothing is left behind however the process ends. What would not fit
+    the `memory` is not loaded.
     """
 
-    def __init__(self, directory: Path, engine: Engine | None = None) -> None:
+    def __init__(self, directory: Path, engine: Engine | None = None, memory: Memory | None = None) -> None:
         self._directory = directory
         self._engine = engine or Engine()
+        self._memory = memory or Memory()
         self._epochs: dict[int, dict[int, _Step]] = {}
         shutil.rmtree(directory, ignore_errors=True)  # of a process that was killed while it loaded
 
@@ -68,22 +73,43 @@ class Executor:
     def load(self, model: Path, assignment: Assignment) -> dict[int, TensorForm]:
         """Cut and load every step of the assignment, in place of what its epoch had; the forms of all tensors.
 
-        Raises ModelError where the model cannot be cut or run as assigned; then nothing of the epoch is loaded.
+        Raises ModelError where the model cannot be cut or run as assigned, or where there is too little memory; then
+        nothing of the epoch is loaded.
         """
         held = self._held()
         self.unload(assignment.epoch)
         network = divide(tflite.open_file(model))
         steps: dict[int, _Step] = {}
-        for step in assignment.steps:
-            if step.gathers:
-                steps[step.step] = _Step((), dict)  # what was needed is there
-                continue
-            key = (assignment.model.sha256, step.units, step.inputs, step.outputs)
-            if key not in held:
-                held[key] = _Step(key, self._load(_sub_model(network, step)).run)
-            steps[step.step] = held[key]
+        try:
+            self._check_memory(network, [step for step in assignment.steps if _key(assignment, step) not in held])
+            for step in assignment.steps:
+                if step.gathers:
+                    steps[step.step] = _Step((), dict)  # what was needed is there
+                    continue
+                key = _key(assignment, step)
+                if key not in held:
+                    held[key] = _Step(key, self._load(_sub_model(network, step)).run)
+                steps[step.step] = held[key]
+        except MemoryError:
+            raise ModelError("the sub-models of the assignment need more memory than there is") from None
+        finally:
+            give_back_memory()
         self._epochs[assignment.epoch] = steps
         return tensor_forms(network)
+
+    def _check_memory(self, network: Network, steps: Sequence[AssignedStep]) -> None:
+        """Raises ModelError where loading the steps would exceed the memory: better said than killed by the kernel."""
+        needed = needed_bytes([self._footprint(network, step) for step in steps if not step.gathers])
+        if needed > (left := self._memory.left()):
+            raise ModelError(
+                f"the assignment needs {needed / 1e6:.0f} MB of memory, and {left / 1e6:.0f} MB are left of the "
+                f"{self._memory.most / 1e6:.0f} MB that this agent may use (--memory-mb)"
+            )
+
+    def _footprint(self, network: Network, step: AssignedStep) -> Footprint:
+        if step.units is None:
+            return tail_footprint(network)
+        return footprint(network, *_wanted(network, step, step.units), xnnpack=self._engine.xnnpack)
 
     def _load(self, sub: SubModel) -> _LoadedStep:
         tensors = [sub.graph.tensors[i] for i in sub.graph.inputs]
@@ -107,12 +133,14 @@ class Executor:
 
     def unload(self, epoch: int) -> None:
         """Free what is loaded for this epoch and for no other one."""
-        self._epochs.pop(epoch, None)
+        if self._epochs.pop(epoch, None) is not None:
+            give_back_memory()
 
     def close(self) -> None:
         """Free everything."""
         self._epochs.clear()
         shutil.rmtree(self._directory, ignore_errors=True)
+        give_back_memory()
 
     def run(self, epoch: int, step: int, inputs: Mapping[int, Array]) -> tuple[dict[int, Array], float]:
         """Outputs by tensor, as (rows, columns, channels), and the seconds it took.
@@ -143,17 +171,32 @@ def _seeded(tensor: Tensor, random: np.random.Generator) -> Array:
     return np.zeros(tensor.shape, dtype)  # indices and sizes: zero is valid for all of them
 
 
+def _key(assignment: Assignment, step: AssignedStep) -> _Key:
+    return assignment.model.sha256, step.units, step.inputs, step.outputs
+
+
+def _wanted(network: Network, step: AssignedStep, units: tuple[int, int]) -> tuple[Sequence[int], dict[int, Region]]:
+    """The ops of a step's block, and what they are to make; raises ModelError where the model has no such thing."""
+    first, last = units
+    if not 0 <= first <= last < len(network.units):
+        raise ModelError(f"the assignment names units {first}–{last}, the model has {len(network.units)}")
+    ops = network.block_ops(first, last)
+    made = {tensor for op in ops for tensor in network.graph.ops[op].outputs}
+    wanted = {output.tensor: region_of(output.region) for output in step.outputs}
+    for tensor, region in wanted.items():
+        if tensor not in made or region not in whole_or_flat(network.graph.tensors[tensor]):
+            raise _planned_otherwise(step)
+    return ops, wanted
+
+
+def _planned_otherwise(step: AssignedStep) -> ModelError:
+    return ModelError(f"step {step.step} was planned by another version of legion-iot; update the older side")
+
+
 def _sub_model(network: Network, step: AssignedStep) -> SubModel:
-    if step.units is None:
-        sub = cut_tail(network)
-    else:
-        first, last = step.units
-        if not 0 <= first <= last < len(network.units):
-            raise ModelError(f"the assignment names units {first}–{last}, the model has {len(network.units)}")
-        wanted = {output.tensor: region_of(output.region) for output in step.outputs}
-        sub = cut_tile(network, network.block_ops(first, last), wanted)
+    sub = cut_tail(network) if step.units is None else cut_tile(network, *_wanted(network, step, step.units))
     for told, cut in ((step.inputs, sub.inputs), (step.outputs, sub.outputs)):
         if {(part.tensor, part.region) for part in told} == {(tensor, bounds(region)) for tensor, region in cut}:
             continue
-        raise ModelError(f"step {step.step} was planned by another version of legion-iot; update the older side")
+        raise _planned_otherwise(step)
     return sub

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from legion_iot.errors import ModelError, RuntimeMissingError
 
+_FAILURES = (ValueError, RuntimeError, MemoryError)
 _RUNTIMES = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
 
 
@@ -64,7 +65,7 @@ class Interpreter:
                 model_path=str(path), num_threads=threads, experimental_op_resolver_type=resolver
             )
             self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+        except _FAILURES as error:
             raise ModelError(f"the TFLite runtime refuses the model ({_first_line(error)})") from None
         self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
@@ -79,7 +80,7 @@ class Interpreter:
                 self._interpreter.set_tensor(index, value)
             self._interpreter.invoke()
             return [self._interpreter.get_tensor(index) for index in self._outputs]
-        except (ValueError, RuntimeError) as error:
+        except _FAILURES as error:
             raise ModelError(f"the TFLite runtime cannot run the model ({_first_line(error)})") from None
 
     def delegate_nodes(self) -> int:
@@ -108,4 +109,7 @@ def allocated_shapes(path: Path, input_shapes: Mapping[int, tuple[int, ...]]) ->
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, MemoryError):
+        return "there is too little memory"
+    # Without a text it is mostly memory that could not be allocated.
+    return str(error).strip().splitlines()[0] if str(error).strip() else "it gives no reason; is there memory left?"

@@ -47,7 +47,7 @@ from legion_iot_agent.engine import Engine
 from legion_iot_agent.executor import Executor
 from legion_iot_agent.interpreter import runtime_info
 from legion_iot_agent.leaving import DRAIN_SECONDS, Admission
-from legion_iot_agent.limits import memory_bytes
+from legion_iot_agent.limits import Memory
 from legion_iot_agent.measurements import Measurements
 from legion_iot_agent.presence import Presence, Work, last_words
 from legion_iot_agent.profiler import Profiler
@@ -86,21 +86,21 @@ class AgentService:
         self._runtime = runtime_info(options.xnnpack)
         self._store = ModelStore(options.state_directory / "models")
         engine = Engine(options.threads, options.xnnpack, options.cpu_share)
-        self._executor = Executor(options.state_directory / "plan", engine)
+        self._memory = Memory(options.memory_bytes)
+        self._executor = Executor(options.state_directory / "plan", engine, self._memory)
         self._state = machine.State(options.name, set(self._store.held()))
         self._events: deque[machine.Event] = deque()
         self._work = Work()
         self._admission = Admission()
         self._drain_ends = math.inf
         self._stopping = False
-        self._memory = options.memory_bytes or memory_bytes()
         will = Will(self._topic("state"), last_words(self._session))
         # No other process has this client id: brokers do not say why they end a link whose id is used again.
         client_id = f"legion-{options.name}-{self._session[:12]}"
         self._links = ConnectionPair(options.broker, client_id, will, self._topics, options.name)
         self._presence = Presence(
             self._links, self._topics, options.name, self._session,
-            Device(self._memory, options.state_directory), self._announce_more,
+            Device(self._memory.most, options.state_directory), self._announce_more,
         )  # fmt: skip
         self._measurements = Measurements(
             ProfileFile(options.state_directory / "profile.json", options.broker.endpoint),
@@ -150,7 +150,7 @@ class AgentService:
                 ticked = time.monotonic()
                 self._events.append(machine.Tick())
             self._work.dropped = self._state.dropped
-            self._presence.turn(self._work, self._memory)
+            self._presence.turn(self._work, self._memory.most)
             # As long as anything happens, what came meanwhile is taken in without waiting, and then comes Idle.
             wait = 0.0 if self._work_off() or arrived is not None else self._measure()
 
@@ -357,7 +357,7 @@ class AgentService:
             board=self._options.board or _board(),
             cores=os.cpu_count() or 1,
             threads=self._options.threads,
-            memory_bytes=self._memory,
+            memory_bytes=self._memory.for_models,
             runtime=self._runtime.name,
             runtime_version=self._runtime.version,
             kernel_path=self._runtime.kernel_path,

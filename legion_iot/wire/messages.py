@@ -52,8 +52,8 @@ class CodecSpeed:
 class AgentInfo:
     """Retained on `agents/<agent>/info`: what the device is, and the models (SHA-256) it holds.
 
-    `memory_bytes` is what the device may use; `cpu_share` the cores it is held to, 0 where nothing holds it; `codecs`
-    are those it can pack and unpack.
+    `memory_bytes` is what the device may use for models; `cpu_share` the cores it is held to, 0 where nothing holds it;
+    `codecs` are those it can pack and unpack.
     """
 
     board: str

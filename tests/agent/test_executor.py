@@ -19,11 +19,12 @@ from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.routing import route
 from legion_iot.planning.strips import whole_map
 from legion_iot.runtime.assignment import assignment_of
-from legion_iot.wire.messages import AssignedStep, Assignment, ModelReference
+from legion_iot.wire.messages import AssignedStep, Assignment, ModelReference, TensorRegion
 from legion_iot.wire.tensors import Array, as_map
 from legion_iot_agent.engine import Engine, Run
 from legion_iot_agent.executor import Executor, seeded_inputs
 from legion_iot_agent.interpreter import Interpreter
+from legion_iot_agent.limits import Memory
 from tests.runtime.networks import GRAPHS, NETWORKS
 
 pytest.importorskip("ai_edge_litert.interpreter")
@@ -161,6 +162,61 @@ def test_an_assignment_of_units_the_model_has_not_is_refused(model: Path, tmp_pa
     wrong = AssignedStep(0, (0, 99), told.steps[0].inputs, told.steps[0].outputs)
     with pytest.raises(ModelError, match="units 0–99"):
         Executor(tmp_path / "plan").load(model, replace(told, steps=(wrong,)))
+
+
+@pytest.mark.parametrize(
+    "output", [TensorRegion(10_000, (0, 1, 0, 1)), TensorRegion(-1, (0, 1, 0, 1)), TensorRegion(0, (0, 1, 0, 1))]
+)
+def test_an_assignment_of_outputs_the_block_does_not_make_is_refused(
+    model: Path, tmp_path: Path, output: TensorRegion
+) -> None:
+    told = assignment(model, 5, (0, LAST))
+    with pytest.raises(ModelError, match="planned by another version"):
+        Executor(tmp_path / "plan").load(model, replace(told, steps=(replace(told.steps[0], outputs=(output,)),)))
+
+
+def test_an_assignment_of_rows_beyond_the_map_is_refused(model: Path, tmp_path: Path) -> None:
+    told = assignment(model, 5, (0, LAST))
+    (made,) = told.steps[0].outputs
+    wrong = replace(told.steps[0], outputs=(replace(made, region=(0, 1 << 40, 0, 1 << 20)),))
+    with pytest.raises(ModelError, match="planned by another version"):
+        Executor(tmp_path / "plan").load(model, replace(told, steps=(wrong,)))
+
+
+class Left(Memory):
+    """So many bytes."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__(64_000_000)
+        self.bytes_left = left
+
+    def left(self) -> int:
+        return self.bytes_left
+
+
+def test_what_would_exceed_the_memory_is_refused_with_both_figures_and_harms_no_other(
+    model: Path, tmp_path: Path
+) -> None:
+    engine, memory = Counting(), Left(10_000_000)
+    executor = Executor(tmp_path / "plan", engine, memory)
+    first, later = assignment(model, 5, (0, 0), (1, LAST)), assignment(model, 6, (0, 0), (1, 1), (2, LAST))
+    executor.load(model, first)
+    memory.bytes_left, loads = 1, engine.loads
+    with pytest.raises(ModelError, match=r"needs 0 MB of memory, and 0 MB are left of the 64 MB.*--memory-mb"):
+        executor.load(model, later)
+    assert engine.loads == loads
+    answer(executor, first)
+    executor.load(model, replace(first, epoch=7))
+    assert engine.loads == loads, "all of it is there already"
+
+
+def test_an_allocation_that_fails_is_an_error_of_the_model(model: Path, tmp_path: Path) -> None:
+    class Exhausted(Engine):
+        def load(self, path: Path, inputs: Sequence[Array]) -> Run:
+            raise MemoryError
+
+    with pytest.raises(ModelError, match="more memory than there is"):
+        Executor(tmp_path / "plan", Exhausted()).load(model, assignment(model, 5, (0, LAST)))
 
 
 def test_files_are_gone_once_they_are_loaded_and_those_of_a_killed_process_at_start(
