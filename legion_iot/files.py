@@ -8,6 +8,7 @@ import os
 import pwd
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,29 @@ def replace_file(
     """
     with _beside(path, content, mode, owner, lasting) as temporary:
         os.replace(temporary, path)
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file that is to be."""
+
+    path: Path
+    content: bytes
+    mode: int
+
+
+def replace_files(files: Sequence[NewFile]) -> None:
+    """Write several files, lastingly, each in the place of another one; raises OSError with all places as they were.
+
+    Only where the disk breaks between two renames, some are new and some are old, each of them whole.
+    """
+    with contextlib.ExitStack() as stack:
+        written = [
+            (stack.enter_context(_beside(file.path, file.content, file.mode, None, lasting=True)), file.path)
+            for file in files
+        ]
+        for temporary, path in written:
+            os.replace(temporary, path)
 
 
 def create_file(path: Path, content: bytes, mode: int) -> None:

@@ -9,6 +9,7 @@ from legion_iot import __version__
 from legion_iot.configuration.programs import AGENT
 from legion_iot.configuration.settings import Setting
 
+INSTALLING = ("join", "install", "uninstall", "status")  # what `commands` carries out
 _EXAMPLE = "example: legion-agent --broker mqtt://192.168.1.10 --name kitchen-pi"
 # What the flags' values are called in the help.
 _METAVARS = {
@@ -32,7 +33,24 @@ def parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="what it is told, and who said so")
     config.add_argument("action", choices=("show", "check"), help="show all settings, or say whether they are right")
     add_settings(config)
+    _add_installing(commands)
     return made
+
+
+def _add_installing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    join = commands.add_parser("join", help="take part from now on, as a service, with a bundle")
+    join.add_argument("bundle", type=Path, help="the file of `legion broker add-device`")
+    install = commands.add_parser("install", help="the same with the settings in /etc/legion-iot/agent.toml")
+    for each in (join, install):
+        each.add_argument("--broker", metavar="URL", help="write this into agent.toml")
+        each.add_argument("--no-start", action="store_true", help="only at the next start of the system")
+    uninstall = commands.add_parser("uninstall", help="stop the service, and remove all of it")
+    uninstall.add_argument("--keep", action="store_true", help="but leave settings, bundle, models and measurements")
+    commands.add_parser("status", help="whether the service runs, and what it says")
+    for each in (join, install, uninstall):
+        each.add_argument(
+            "--root", type=Path, default=Path("/"), metavar="DIR", help="another system's root, such as a mounted card"
+        )
 
 
 def add_settings(made: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ from legion_iot.configuration.settings import Settings
 from legion_iot.errors import LegionError
 from legion_iot.notify import Notifier
 from legion_iot.transport.credentials import Bundle
-from legion_iot_agent.arguments import parser
+from legion_iot_agent.arguments import INSTALLING, parser
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,6 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _carry_out(options: argparse.Namespace) -> int:
+    if options.command in INSTALLING:
+        from legion_iot_agent.commands import carry_out  # noqa: PLC0415 — loads what installs
+
+        carry_out(options)
+        return 0
     settings, bundle = configured("agent", vars(options), os.environ, options.config)
     if options.command == "config":
         return _configuration(options.action, settings)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from legion_iot.cli import orchestrator_service
 from legion_iot.cli.console import check_objective, err, find_model, progress_line, setting
 from legion_iot.configuration.programs import (
     AGENTS,
@@ -16,7 +17,7 @@ from legion_iot.configuration.programs import (
     BROKER,
     CREDENTIALS,
     INPUT_SHAPE,
-    MODEL,
+    MODELS,
     OBJECTIVE,
     PLANNER,
     STATE_DIR,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from legion_iot.orchestrator.options import OrchestratorOptions
 
 app = typer.Typer(help="Serve models with the agents of a group.", no_args_is_help=True)
+app.command("install")(orchestrator_service.install)
+app.command("uninstall")(orchestrator_service.uninstall)
+app.command("status")(orchestrator_service.status)
 
 
 @app.command("run")
@@ -63,11 +67,10 @@ def run(
     from legion_iot.orchestrator.planning import find_planner  # noqa: PLC0415 — loads numpy
     from legion_iot_agent.shapes import static_file  # noqa: PLC0415
 
-    flags = {**context.params, MODEL.key: models[0] if models else None}
-    settings, bundle = configured("orchestrator", flags, os.environ, config)
-    wanted = models or ([settings[MODEL]] if settings[MODEL] else [])
+    settings, bundle = configured("orchestrator", context.params, os.environ, config)
+    wanted = settings[MODELS]
     if not wanted:
-        raise UsageError("no model to serve: name one, or set model in /etc/legion-iot/orchestrator.toml")
+        raise UsageError("no model to serve: name one, or set models in /etc/legion-iot/orchestrator.toml")
     found, aim = find_planner(settings[PLANNER]), check_objective(settings[OBJECTIVE])
     directory = settings[STATE_DIR]
     if not settings.is_default(STATE_DIR) and not (directory.is_dir() and os.access(directory, os.W_OK)):

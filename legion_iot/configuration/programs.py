@@ -20,6 +20,7 @@ from legion_iot.configuration.settings import (
     path,
     resolve,
     text,
+    texts,
     whole,
 )
 from legion_iot.errors import UsageError
@@ -84,12 +85,12 @@ BOARD: Setting[str | None] = Setting(
 XNNPACK: Setting[bool] = Setting("xnnpack", flag(), lambda: True, "use XNNPACK's kernels, not the runtime's builtin")
 VERBOSE: Setting[bool] = Setting("verbose", flag(), lambda: False, "say what happens, on standard error")
 
-MODEL: Setting[str] = Setting(
-    "model",
-    text("a .tflite file, or a name from `legion zoo list`"),
-    lambda: "",
-    "what is served",
-    "none: it is asked for",
+MODELS: Setting[tuple[str, ...]] = Setting(
+    "models",
+    texts("a list of .tflite files and names from `legion zoo list`"),
+    tuple,
+    "what is served; as a flag or variable, with commas between them",
+    "none: the command line says it",
 )
 AGENTS: Setting[int] = Setting("agents", whole(1, 10_000), lambda: 1, "agents to wait for before the first plan")
 WIRE: Setting[str] = Setting(
@@ -116,7 +117,7 @@ AGENT: Schema = (
     BROKER, CREDENTIALS, NAME, BASE_TOPIC, STATE_DIR, THREADS, CPU_SHARE, CPU_QUOTA, MEMORY_MB, BOARD, XNNPACK, VERBOSE,
 )  # fmt: skip
 ORCHESTRATOR: Schema = (
-    MODEL, BROKER, CREDENTIALS, AGENTS, BASE_TOPIC, WIRE, PLANNER, OBJECTIVE, INPUT_SHAPE, STATE_DIR,
+    MODELS, BROKER, CREDENTIALS, AGENTS, BASE_TOPIC, WIRE, PLANNER, OBJECTIVE, INPUT_SHAPE, STATE_DIR,
 )  # fmt: skip
 PROGRAMS: Mapping[str, Schema] = {"agent": AGENT, "orchestrator": ORCHESTRATOR}
 # Variables of other commands.

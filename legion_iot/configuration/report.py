@@ -13,13 +13,15 @@ def rows(settings: Settings) -> list[tuple[str, str, str]]:
     shown = []
     for setting in settings.schema:
         given = settings.given(setting)
-        unset = given.value is None or given.value == ""
+        unset = given.value is None or given.value in ("", ())
         shown.append((setting.key, setting.otherwise if unset else in_toml(given.value), given.source))
     return shown
 
 
 def in_toml(value: Any) -> str:
     """A value as it stands in a TOML file."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(in_toml, value))}]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (str, Path)):

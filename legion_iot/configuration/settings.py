@@ -69,6 +69,19 @@ def text(noun: str = "a text", check: Callable[[str], object] = lambda value: No
     return Kind(noun, read, is_text=True)
 
 
+def texts(noun: str) -> Kind[tuple[str, ...]]:
+    """Several texts, or a single one; as a flag or variable, with commas between them."""
+
+    def read(table: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+        value = table[key]
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)):
+            raise InputError(f'{where}: {key} is {value!r:.60}; give texts, as in ["one", "two"]')
+        return tuple(toml_tables.text({key: part}, key, where, None) for part in parts)
+
+    return Kind(noun, read, is_text=True)
+
+
 def choice(*names: str) -> Kind[str]:
     """One of these texts."""
 
@@ -178,12 +191,14 @@ def _spoken(schema: Schema, said: Mapping[str, tuple[str, Any]], layer: str) -> 
     found = {}
     for setting in schema:
         name, value = said[setting.key]
-        if value is None or value == "":
+        if value is None or value in ("", [], ()):
             continue
         if isinstance(value, str) and not setting.kind.is_text:
             value = _literal(value)
+        elif isinstance(value, Path):
+            value = str(value)
         try:
-            read = setting.kind.read({setting.key: str(value) if setting.kind.is_text else value}, setting.key, name)
+            read = setting.kind.read({setting.key: value}, setting.key, name)
         except LegionError as error:
             raise UsageError(str(error)) from None
         found[setting.key] = Given(_located(read, Path()), f"{layer} {name}")

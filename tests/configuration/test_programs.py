@@ -140,7 +140,7 @@ def test_each_setting_is_a_flag(program: tuple[str, ...]) -> None:
     done = run(*program, "--help")
     for setting in AGENT if program == ("legion-agent",) else ORCHESTRATOR:
         flag = "--no-xnnpack" if setting.key == "xnnpack" else setting.flag
-        assert (flag if setting.key != "model" else "model") in done.stdout
+        assert (flag if setting.key != "models" else "MODEL") in done.stdout
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

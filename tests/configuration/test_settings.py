@@ -23,8 +23,8 @@ EVERY = {s.key: s for s in (*AGENT, *ORCHESTRATOR)}
 SAMPLES: dict[str, Any] = {
     "broker": "mqtts://hub:8884", "credentials": "/a/b.pem", "name": "ant", "base_topic": "a/b", "state_dir": "/s",
     "threads": 3, "cpu_share": 0.5, "cpu_quota": 1.5, "memory_mb": 512, "board": "pi \"4\" \\ x", "xnnpack": False,
-    "verbose": True, "model": "vgg16", "agents": 4, "wire": "int8", "planner": "halo", "objective": "throughput",
-    "input_shape": "1x8x8x3",
+    "verbose": True, "models": ("vgg16", "a.tflite"), "agents": 4, "wire": "int8", "planner": "halo",
+    "objective": "throughput", "input_shape": "1x8x8x3",
 }  # fmt: skip
 
 
@@ -55,18 +55,19 @@ def test_the_first_layer_that_speaks_is_heard(tmp_path_factory: pytest.TempPathF
 @pytest.mark.parametrize("setting", EVERY.values(), ids=list(EVERY))
 def test_every_layer_reads_the_same(setting: Setting[Any], tmp_path: Path) -> None:
     value = SAMPLES[setting.key]
-    schema = (setting,)
+    schema, spoken = (setting,), ",".join(value) if isinstance(value, tuple) else str(value)
     written = file(tmp_path, f"{setting.key} = {in_toml(value)}\n")
     found = [
-        resolve(schema, {setting.key: str(value)}, {}, []),
+        resolve(schema, {setting.key: spoken}, {}, []),
         resolve(schema, {setting.key: value}, {}, []),
-        resolve(schema, {}, {setting.variable: str(value)}, []),
+        resolve(schema, {}, {setting.variable: spoken}, []),
         resolve(schema, {}, {}, [written]),
     ]
     assert [str(each[setting]) for each in found] == [str(value)] * 4
     assert resolve(schema, {}, {}, [])[setting] != value
     # What `show` prints can be written into a file again.
-    assert parse(f"x = {rows(found[-1])[0][1]}")["x"] == value
+    shown = parse(f"x = {rows(found[-1])[0][1]}")["x"]
+    assert shown == (list(value) if isinstance(value, tuple) else value)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -1,0 +1,226 @@
+"""Installing a service, taking it away, and how it is.
+
+Theory. All that can be refused is refused before anything is written: rights, settings, credentials, and whether the
+broker takes them. Then the files take their places together or not at all (`files.replace_files`). What comes after,
+reloading, enabling and starting, is the same however often it is done, so that a second run repairs what a power cut
+left of the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from legion_iot.configuration.programs import BASE_TOPIC, CREDENTIALS, NAME
+from legion_iot.configuration.settings import Settings
+from legion_iot.errors import AgentError, InputError, LegionError
+from legion_iot.files import NewFile, replace_files
+from legion_iot.installation.meeting import OrchestratorWatch, watch
+from legion_iot.installation.places import Service, check_rights
+from legion_iot.installation.settings_file import checked, with_values
+from legion_iot.installation.systemctl import Systemctl
+from legion_iot.installation.units import credentials_text, program_name, scripts_directory, unit_text
+from legion_iot.transport.credentials import read_bundle
+
+SEEN_SECONDS = 30.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to install: a bundle, unless the service has one or needs none, and settings that the file shall have."""
+
+    service: Service
+    bundle: Path | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    start: bool = True
+
+
+def install(wanted: Wanted, say: Say) -> None:
+    """Put the service into its places, start it, and wait until it is seen.
+
+    Raises UsageError, InputError or BrokerError with nothing changed; AgentError where it was installed and does not
+    start.
+    """
+    service, systemctl = wanted.service, Systemctl(wanted.service)
+    start = wanted.start and service.is_here
+    check_rights(service)
+    systemctl.check(booted=start)
+    scripts = scripts_directory(service)
+    bundle = _bundle_text(wanted)
+    text = _settings_text(wanted, bundle is not None)
+    settings, _, address = checked(service, text, bundle)
+    if not service.is_here and not (service.root / scripts.lstrip("/") / program_name(service)).exists():
+        say(f"note: {scripts}/{program_name(service)} is not there yet: install legion-iot on that system")
+    files = [
+        NewFile(service.settings, text.encode(), 0o644),
+        NewFile(service.unit, unit_text(service, scripts, systemctl.version()).encode(), 0o644),
+    ]
+    if bundle is not None:
+        files += [
+            NewFile(service.bundle, bundle.encode(), 0o600),
+            NewFile(service.drop_in, credentials_text(service).encode(), 0o644),
+        ]
+    with contextlib.ExitStack() as stack:
+        watched = None
+        if start:
+            watched = stack.enter_context(watch(address, settings[BASE_TOPIC], _name(settings)))
+            say(f"{address.endpoint} lets {_name(settings)} in")
+        _write(files)
+        say(f"written: {', '.join(str(file.path) for file in files)}")
+        if service.is_here and wanted.start:
+            systemctl.reload()
+        systemctl.enable()
+        if watched is not None:
+            systemctl.forget_failures()
+            systemctl.restart()
+            _tell_seen(service, settings, watched, say)
+
+
+def uninstall(service: Service, keep: bool, say: Say) -> None:
+    """Stop the service and remove what installing and running it has made; `keep` leaves settings and what it wrote.
+
+    Raises UsageError, InputError or AgentError; a second run goes on.
+    """
+    check_rights(service)
+    systemctl = Systemctl(service)
+    if service.unit.exists():
+        systemctl.check(booted=False)
+        systemctl.disable(running=service.is_here and _is_booted(systemctl))
+    doomed = [service.unit, service.drop_in]
+    if not keep:
+        doomed += [service.settings, service.bundle, *service.kept]
+    removed = [path for path in doomed if _remove(path)]
+    for directory in (service.drop_in.parent, *(() if keep else (service.settings_directory,))):
+        with contextlib.suppress(OSError):  # there is more in it, of somebody else's
+            directory.rmdir()
+        if directory.exists():
+            say(f"left, since it holds more: {directory}")
+    if removed and service.is_here and _is_booted(systemctl):
+        systemctl.reload()
+        systemctl.forget_failures()
+    say(f"removed: {', '.join(map(str, removed))}" if removed else f"{service.unit_name} is not installed")
+
+
+def status(service: Service) -> list[str]:
+    """How the service is, in lines; raises AgentError with one line where it does not run."""
+    Systemctl(service).check(booted=True)
+    if not service.unit.exists():
+        raise AgentError(f"{service.unit_name} is not installed; see: {program_name(service)} --help")
+    names = ("ActiveState", "SubState", "StatusText", "ActiveEnterTimestamp", "NRestarts", "Result", "UnitFileState")
+    shown = Systemctl(service).shown(*names)
+    state = f"{shown.get('ActiveState')} ({shown.get('SubState')})"
+    said = shown.get("StatusText", "")
+    if shown.get("ActiveState") != "active":
+        result = "" if shown.get("Result") == "success" else f", {shown.get('Result')}"
+        why = f"; it said: {said}" if said else ""
+        raise AgentError(f"{service.unit_name} is {state}{result}{why}; see: journalctl -u {service.unit_name}")
+    return [
+        f"{service.unit_name}: {state} since {shown.get('ActiveEnterTimestamp')}, {shown.get('UnitFileState')}, "
+        f"{shown.get('NRestarts')} restarts",
+        *([said] if said else []),
+    ]
+
+
+# --- the steps ---
+
+
+def _bundle_text(wanted: Wanted) -> str | None:
+    """The bundle that the service will have; raises InputError for one that cannot be read."""
+    path = wanted.bundle or (wanted.service.bundle if wanted.service.bundle.exists() else None)
+    if path is None:
+        return None
+    read_bundle(path)
+    return path.read_text(encoding="utf-8")
+
+
+def _settings_text(wanted: Wanted, has_bundle: bool) -> str:
+    service = wanted.service
+    values = dict(wanted.values)
+    if has_bundle:
+        values[CREDENTIALS.key] = service.bundle.name
+    try:
+        text = service.settings.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        command = "legion-agent config show" if service.program == "agent" else "legion config show orchestrator"
+        text = f"# Settings of {service.unit_name}; `{command}` tells what holds.\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{service.settings}: cannot be read ({error}); correct it, or move it away") from None
+    return with_values(text, values, str(service.settings))
+
+
+def _name(settings: Settings) -> str:
+    return settings[NAME] if NAME in settings.schema else "orchestrator"
+
+
+def _write(files: list[NewFile]) -> None:
+    with _new_directories(files) as made:
+        try:
+            replace_files(files)
+        except OSError as error:
+            places = " or ".join(dict.fromkeys(str(file.path.parent) for file in files))
+            raise InputError(f"{places}: cannot be written to ({error.strerror}); nothing was changed") from None
+        made.clear()
+
+
+@contextlib.contextmanager
+def _new_directories(files: list[NewFile]) -> Iterator[list[Path]]:
+    """The files' directories; those that are new and still in the list at the end are removed again."""
+    made: list[Path] = []
+    try:
+        for file in files:
+            for directory in reversed(file.path.parents):
+                if not directory.exists():
+                    directory.mkdir()
+                    made.append(directory)
+                    directory.chmod(0o755)  # whatever the umask: the service's user has to read its settings
+        yield made
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be made ({error.strerror}); nothing was changed") from None
+    finally:
+        for directory in reversed(made):
+            with contextlib.suppress(OSError):  # something came into it meanwhile
+                directory.rmdir()
+
+
+def _tell_seen(service: Service, settings: Settings, watched: OrchestratorWatch, say: Say) -> None:
+    if service.program != "agent":
+        say(f"{service.unit_name} runs: {Systemctl(service).shown('StatusText').get('StatusText', '')}")
+        return
+    name = settings[NAME]
+    if not watched.is_online():
+        say(f"{service.unit_name} runs; no orchestrator is online, which will see {name} as soon as it is")
+    elif watched.has_seen(name, SEEN_SECONDS):
+        say(f"{service.unit_name} runs, and the orchestrator has seen {name} ({watched.detail})")
+    else:
+        raise AgentError(
+            f"{service.unit_name} runs, but the orchestrator has not seen {name} within {SEEN_SECONDS:g} s "
+            f"({watched.detail}); see: journalctl -u {service.unit_name}"
+        )
+
+
+def _is_booted(systemctl: Systemctl) -> bool:
+    try:
+        systemctl.check(booted=True)
+    except LegionError:
+        return False
+    return True
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file, a link or a tree; whether it was there."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: cannot be removed ({error.strerror})") from None
+    return True
