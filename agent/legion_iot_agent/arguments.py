@@ -14,7 +14,7 @@ _EXAMPLE = "example: legion-agent --broker mqtt://192.168.1.10 --name kitchen-pi
 # What the flags' values are called in the help.
 _METAVARS = {
     "broker": "URL", "credentials": "FILE", "base_topic": "TOPIC", "state_dir": "DIR", "threads": "N",
-    "cpu_share": "CORES", "cpu_quota": "CORES", "memory_mb": "MB",
+    "cpu_share": "CORES", "cpu_quota": "CORES", "memory_mb": "MB", "model_disk_mb": "MB",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from legion_iot.configuration.programs import (
     CPU_QUOTA,
     CPU_SHARE,
     MEMORY_MB,
+    MODEL_DISK_MB,
     NAME,
     STATE_DIR,
     THREADS,
@@ -79,7 +80,7 @@ def _run(settings: Settings, bundle: Bundle | None, until_stdin_closes: bool) ->
         format="legion-agent: %(message)s",
         stream=sys.stderr,
     )
-    memory_mb = settings[MEMORY_MB]
+    memory_mb, model_disk_mb = settings[MEMORY_MB], settings[MODEL_DISK_MB]
     service = AgentService(
         AgentOptions(
             broker=address(settings, bundle),
@@ -92,6 +93,7 @@ def _run(settings: Settings, bundle: Bundle | None, until_stdin_closes: bool) ->
             cpu_quota=settings[CPU_QUOTA],
             board=settings[BOARD],
             memory_bytes=None if memory_mb is None else memory_mb * 1_000_000,
+            model_disk_bytes=None if model_disk_mb is None else model_disk_mb * 1_000_000,
         ),
         Notifier(os.environ),
     )

@@ -37,6 +37,7 @@ from legion_iot.wire.messages import (
     Echo,
     Failed,
     Measured,
+    ModelReference,
     Ready,
 )
 from legion_iot.wire.tensors import INBOX, region_of
@@ -73,6 +74,7 @@ class AgentOptions:
     cpu_quota: float | None = None  # cores that the kernel holds it to; None takes what its control group says
     board: str | None = None
     memory_bytes: int | None = None  # None takes what the machine gives
+    model_disk_bytes: int | None = None  # None takes half of what is free
 
 
 class AgentService:
@@ -84,7 +86,7 @@ class AgentService:
         self._topics = Topics(options.base_topic)
         self._session = uuid.uuid4().hex
         self._runtime = runtime_info(options.xnnpack)
-        self._store = ModelStore(options.state_directory / "models")
+        self._store = ModelStore(options.state_directory / "models", options.model_disk_bytes)
         engine = Engine(options.threads, options.xnnpack, options.cpu_share)
         self._memory = Memory(options.memory_bytes)
         self._executor = Executor(options.state_directory / "plan", engine, self._memory)
@@ -262,7 +264,7 @@ class AgentService:
                 self._publish(self._topics.report(self._options.name, "timing"), timing, qos=0)
             case machine.AskChunk(request=request):
                 self._links.data.publish(self._topics.inbox("orchestrator", self._options.name), codec.pack(request))
-            case machine.StoreChunk() | machine.FinishModel():
+            case machine.MakeRoom() | machine.StoreChunk() | machine.FinishModel():
                 self._store_model(effect)
             case machine.PublishInfo():
                 self._publish_info()
@@ -277,14 +279,18 @@ class AgentService:
         """All regions of a step at once, so that small ones go first and share messages."""
         self._links.send([Outgoing(s.target, s.header, s.values, region_of(s.origin)) for s in sends])
 
-    def _store_model(self, effect: machine.StoreChunk | machine.FinishModel) -> None:
+    def _store_model(self, effect: machine.MakeRoom | machine.StoreChunk | machine.FinishModel) -> None:
         sha256 = effect.chunk.sha256 if isinstance(effect, machine.StoreChunk) else effect.model.sha256
         try:
-            if isinstance(effect, machine.StoreChunk):
-                self._store.write(sha256, effect.chunk.offset, effect.body)
-            else:
-                self._store.finish(sha256, effect.model.size)
-                self._events.append(machine.ModelStored(sha256))
+            match effect:
+                case machine.MakeRoom(model=model, needed=needed):
+                    there, removed = self._store.make_room(sha256, model.size, needed)
+                    self._events.append(machine.RoomMade(sha256, there, removed))
+                case machine.StoreChunk(chunk=chunk, body=body):
+                    self._store.write(sha256, chunk.offset, body)
+                case machine.FinishModel(model=model):
+                    self._store.finish(sha256, model.size)
+                    self._events.append(machine.ModelStored(sha256))
         except AgentError as error:
             self._events.append(machine.ModelStored(sha256, str(error)))
 
@@ -295,9 +301,13 @@ class AgentService:
         try:
             model = self._store.use(command.model.sha256)
         except AgentError as error:
-            self._tell_measured(Measured(command.number, reason=str(error)))
+            self._lose(command.model, error, command)
         else:
             self._measurements.profile(model, command, self._info().board_class)
+
+    def _lose(self, model: ModelReference, error: AgentError, command: Command | None = None) -> None:
+        log.error("%s", error)
+        self._events.append(machine.ModelLost(model, command))
 
     def _send_probe(self, shot: Shot, number: int) -> bool:
         name = self._options.name
@@ -325,8 +335,13 @@ class AgentService:
 
     def _load(self, assignment: Assignment) -> None:
         try:
+            model = self._store.use(assignment.model.sha256)
+        except AgentError as error:
+            self._lose(assignment.model, error)
+            return
+        try:
             with self._notifier.working():
-                forms = self._executor.load(self._store.use(assignment.model.sha256), assignment)
+                forms = self._executor.load(model, assignment)
             self._events.append(machine.Loaded(assignment.epoch, forms))
         except (LegionError, OSError) as error:  # a full disk has no room for the sub-models
             self._events.append(machine.Loaded(assignment.epoch, {}, str(error)))

@@ -79,6 +79,13 @@ CPU_QUOTA: Setting[float | None] = Setting(
 MEMORY_MB: Setting[int | None] = Setting(
     "memory_mb", whole(1, 1 << 30), lambda: None, "memory this device may use", "the machine's, or its limit"
 )
+MODEL_DISK_MB: Setting[int | None] = Setting(
+    "model_disk_mb",
+    whole(1, 1 << 30),
+    lambda: None,
+    "what models may take of the disk; those used longest ago make room",
+    "half of what is free at start, beside those that are there",
+)
 BOARD: Setting[str | None] = Setting(
     "board", text(), lambda: None, "what this device is called in the group", "its model"
 )
@@ -114,7 +121,8 @@ INPUT_SHAPE: Setting[str] = Setting(
 )
 
 AGENT: Schema = (
-    BROKER, CREDENTIALS, NAME, BASE_TOPIC, STATE_DIR, THREADS, CPU_SHARE, CPU_QUOTA, MEMORY_MB, BOARD, XNNPACK, VERBOSE,
+    BROKER, CREDENTIALS, NAME, BASE_TOPIC, STATE_DIR, THREADS, CPU_SHARE, CPU_QUOTA, MEMORY_MB, MODEL_DISK_MB, BOARD,
+    XNNPACK, VERBOSE,
 )  # fmt: skip
 ORCHESTRATOR: Schema = (
     MODELS, BROKER, CREDENTIALS, AGENTS, BASE_TOPIC, WIRE, PLANNER, OBJECTIVE, INPUT_SHAPE, STATE_DIR,

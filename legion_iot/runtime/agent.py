@@ -7,17 +7,16 @@ epoch towards being ready:
 | epoch is  | event                          | effects                                                | next      |
 |-----------|--------------------------------|--------------------------------------------------------|-----------|
 | new       | assignment, model held         | Unload of the last but one, Load                       | loading   |
-| new       | assignment, model missing      | Unload of the last but one, AskChunk …                 | fetching  |
+| new       | assignment, model missing      | Unload of the last but one, fetch (`agent_models`)     | fetching  |
 | new       | assignment without steps       | Report ready: there is nothing to load                 | idle      |
 | any       | a later one, to be alone       | Unload, and as above                                   | gone      |
 | any       | command to release it          | Unload                                                 | gone      |
 | any       | the assignment is cleared      | Unload                                                 | gone      |
-| fetching  | chunk                          | StoreChunk, AskChunk; after the last one FinishModel   | fetching  |
 | fetching  | model stored                   | Load                                                   | loading   |
-| fetching  | no chunk for CHUNK_TIMEOUT     | AskChunk again; after CHUNK_ATTEMPTS Report failed     | idle      |
-| fetching  | another model is wanted        | AskChunk …; the assignment's own model comes after it  | fetching  |
+| fetching  | it cannot be fetched           | Report failed                                          | idle      |
 | loading   | loaded                         | Report ready                                           | ready     |
 | loading   | load failed                    | Report failed                                          | idle      |
+| loading   | its model is lost              | fetch                                                  | fetching  |
 | ready     | fragment that completes a step | none; the step is ready                                | ready     |
 | ready     | idle                           | Compute: of the oldest request, the first ready step   | ready     |
 | ready     | step done                      | Send … to others, Report timing; what it fed is ready  | ready     |
@@ -32,10 +31,7 @@ borders are under way and halos arrive.
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from legion_iot.errors import ProtocolError
 from legion_iot.runtime.agent_events import (
@@ -52,10 +48,13 @@ from legion_iot.runtime.agent_events import (
     Idle,
     Load,
     Loaded,
+    MakeRoom,
+    ModelLost,
     ModelStored,
     PublishInfo,
     Report,
     ReportTiming,
+    RoomMade,
     SendRegion,
     StartMeasuring,
     StepDone,
@@ -64,19 +63,17 @@ from legion_iot.runtime.agent_events import (
     Tick,
     Unload,
 )
-from legion_iot.runtime.arrivals import Arrival, Arrivals
+from legion_iot.runtime.agent_models import ask_again, start_fetch, start_measuring, step_models
+from legion_iot.runtime.agent_state import State
+from legion_iot.runtime.arrivals import Arrival
 from legion_iot.runtime.assignment import sends_by_step
-from legion_iot.runtime.attempts import Attempt, Attempts, StepRun
+from legion_iot.runtime.attempts import Attempt, StepRun
 from legion_iot.runtime.exchange import Exchange, UnplannedFragmentError, wire_between
-from legion_iot.runtime.fetch import Fetch
-from legion_iot.runtime.held import HeldEpoch, HeldEpochs
-from legion_iot.runtime.ready import ReadySteps
+from legion_iot.runtime.held import HeldEpoch
 from legion_iot.wire.messages import (
     Assignment,
-    Command,
     Failed,
     Fragment,
-    ModelReference,
     PeerRegion,
     Ready,
     RegionBounds,
@@ -98,10 +95,13 @@ __all__ = [  # events and effects included, for whoever drives the machine
     "Idle",
     "Load",
     "Loaded",
+    "MakeRoom",
+    "ModelLost",
     "ModelStored",
     "PublishInfo",
     "Report",
     "ReportTiming",
+    "RoomMade",
     "SendRegion",
     "StartMeasuring",
     "State",
@@ -116,24 +116,7 @@ __all__ = [  # events and effects included, for whoever drives the machine
 ]
 
 LEAST_PAUSE = 0.05  # seconds without work for requests before the device measures anything
-REMEMBERED = 64  # commands to measure that are not carried out when they come again
 GIVEN_UP = 5.0  # seconds after which an unfinished request counts as given up
-
-
-@dataclass(slots=True)
-class State:
-    """All an agent remembers. Only `step` changes it."""
-
-    name: str
-    models: set[str] = field(default_factory=set)
-    fetch: Fetch | None = None
-    epochs: HeldEpochs = field(default_factory=HeldEpochs)
-    attempts: Attempts = field(default_factory=Attempts)
-    ready: ReadySteps = field(default_factory=ReadySteps)
-    arrivals: Arrivals = field(default_factory=Arrivals)
-    worked_at: float = -math.inf
-    measured: deque[int] = field(default_factory=lambda: deque(maxlen=REMEMBERED))  # numbers of commands
-    dropped: int = 0
 
 
 def step(state: State, event: Event, now: float) -> list[Effect]:
@@ -147,10 +130,8 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
             return _command(state, event, now)
         case FragmentArrived():
             return _fragment(state, event, now)
-        case ChunkArrived():
-            return _chunk(state, event, now)
-        case ModelStored():
-            return _model_stored(state, event, now)
+        case RoomMade() | ChunkArrived() | ModelStored() | ModelLost():
+            return step_models(state, event, now)
         case Loaded():
             return _loaded(state, event, now)
         case StepDone():
@@ -161,7 +142,7 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
             compute = state.ready.take()
             return [] if compute is None else [compute]
         case Tick():
-            return _tick(state, now)
+            return ask_again(state, now)
 
 
 def _assignment(state: State, event: AssignmentArrived, now: float) -> list[Effect]:
@@ -174,7 +155,7 @@ def _assignment(state: State, event: AssignmentArrived, now: float) -> list[Effe
         return [*effects, Report(Ready(assignment.epoch))]
     if assignment.model.sha256 in state.models:
         return [*effects, Load(assignment)]
-    return [*effects, *_start_fetch(state, assignment.model, now)]
+    return [*effects, *start_fetch(state, assignment.model, now)]
 
 
 def _drop(state: State, unwanted: Callable[[HeldEpoch], bool]) -> list[Effect]:
@@ -206,7 +187,7 @@ def has_unfinished(state: State) -> bool:
 def _command(state: State, event: CommandArrived, now: float) -> list[Effect]:
     command = event.command
     if command.operation == "probe":
-        return _start_measuring(state, command)
+        return start_measuring(state, command)
     model = command.model
     if model is None:
         state.dropped += 1
@@ -216,84 +197,10 @@ def _command(state: State, event: CommandArrived, now: float) -> list[Effect]:
             state, lambda held: held.assignment.model.name == model.name and held.assignment.epoch < command.epoch
         )
     if model.sha256 not in state.models:
-        return _start_fetch(state, model, now, command)
+        return start_fetch(state, model, now, command)
     if command.operation == "profile":
-        return _start_measuring(state, command)
+        return start_measuring(state, command)
     return [PublishInfo()]
-
-
-def _start_measuring(state: State, command: Command) -> list[Effect]:
-    if command.number in state.measured:
-        return []  # QoS 1 may deliver a message twice
-    state.measured.append(command.number)
-    return [StartMeasuring(command)]
-
-
-def _start_fetch(state: State, model: ModelReference, now: float, command: Command | None = None) -> list[Effect]:
-    """Fetch `model` instead of any other: the newest wish tells what the orchestrator serves."""
-    if state.fetch is None or state.fetch.model.sha256 != model.sha256:
-        state.fetch = Fetch(model)
-    state.fetch.command = command or state.fetch.command
-    return _ask(state.fetch, now)
-
-
-def _ask(fetch: Fetch, now: float) -> list[Effect]:
-    return [AskChunk(request) for request in fetch.ask(now)]
-
-
-def _chunk(state: State, event: ChunkArrived, now: float) -> list[Effect]:
-    fetch = state.fetch
-    if fetch is None or not fetch.take(event.chunk, len(event.body)):
-        state.dropped += 1
-        return []
-    effects: list[Effect] = [StoreChunk(event.chunk, event.body), *_ask(fetch, now)]
-    if fetch.is_complete:
-        effects.append(FinishModel(fetch.model))
-    return effects
-
-
-def _model_stored(state: State, event: ModelStored, now: float) -> list[Effect]:
-    fetch = state.fetch
-    if fetch is None or fetch.model.sha256 != event.sha256:
-        return []
-    if event.reason:
-        return _fetch_failed(state, fetch, event.reason, now)
-    state.fetch = None
-    state.models.add(event.sha256)
-    effects: list[Effect] = [PublishInfo()]
-    if fetch.command is not None and fetch.command.operation == "profile":
-        effects += _start_measuring(state, fetch.command)
-    loads = [Load(held.assignment) for held in state.epochs if held.lacks(event.sha256)]
-    return [*effects, *loads, *_fetch_assigned(state, fetch, now)]
-
-
-def _fetch_failed(state: State, fetch: Fetch, reason: str, now: float) -> list[Effect]:
-    """Report it: under the epochs that wait for it, so that a stale one harms nobody; a command's own as epoch 0."""
-    state.fetch = None
-    sha256 = fetch.model.sha256
-    epochs = [held.assignment.epoch for held in state.epochs if held.lacks(sha256)]
-    if fetch.command is not None:
-        epochs = [0]
-    reports = [Report(Failed(epoch, "", reason, model=sha256)) for epoch in epochs]
-    return [*reports, *_fetch_assigned(state, fetch, now)]
-
-
-def _fetch_assigned(state: State, ended: Fetch, now: float) -> list[Effect]:
-    """Go on with the model of the assignment where fetching another one, which has ended, took its place."""
-    known = state.models | {ended.model.sha256}
-    missing = [held.assignment.model for held in state.epochs if held.lacks(held.assignment.model.sha256)]
-    wanted = [model for model in missing if model.sha256 not in known]
-    return _start_fetch(state, wanted[-1], now) if wanted else []
-
-
-def _tick(state: State, now: float) -> list[Effect]:
-    if state.fetch is None:
-        return []
-    requests = state.fetch.ask_again(now)
-    if requests is None:
-        reason = f"model {state.fetch.model.name} cannot be fetched: the orchestrator does not answer"
-        return _fetch_failed(state, state.fetch, reason, now)
-    return [AskChunk(request) for request in requests]
 
 
 def _loaded(state: State, event: Loaded, now: float) -> list[Effect]:

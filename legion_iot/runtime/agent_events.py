@@ -50,6 +50,15 @@ class FragmentArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomMade:
+    """A model may be fetched: `there` bytes of it are from an earlier fetch; `removed` models are not held any more."""
+
+    sha256: str
+    there: int = 0
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkArrived:
     chunk: Chunk
     body: memoryview
@@ -57,10 +66,18 @@ class ChunkArrived:
 
 @dataclass(frozen=True, slots=True)
 class ModelStored:
-    """The file of a model is complete and verified, or (with a reason) it is not."""
+    """The file of a model is complete and verified, or (with a reason) it is not, and nothing of it is kept."""
 
     sha256: str
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLost:
+    """A model that was held is gone, or is not what its SHA-256 says; `command` could not be carried out for it."""
+
+    model: ModelReference
+    command: Command | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +123,19 @@ class Tick:
 
 
 Event = (
-    AssignmentArrived | AssignmentCleared | CommandArrived | FragmentArrived | ChunkArrived | ModelStored | Loaded
-    | StepDone | StepFailed | Idle | Tick
+    AssignmentArrived | AssignmentCleared | CommandArrived | FragmentArrived | RoomMade | ChunkArrived | ModelStored
+    | ModelLost | Loaded | StepDone | StepFailed | Idle | Tick
 )  # fmt: skip
 
 # --- effects ---
+
+
+@dataclass(frozen=True, slots=True)
+class MakeRoom:
+    """A model is to be fetched; answered by RoomMade, or by ModelStored with a reason. Those `needed` must stay."""
+
+    model: ModelReference
+    needed: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +163,7 @@ class PublishInfo:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Cut and load the assignment's sub-models; answered by Loaded."""
+    """Cut and load the assignment's sub-models; answered by Loaded, or by ModelLost."""
 
     assignment: Assignment
 
@@ -163,7 +188,10 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class StartMeasuring:
-    """Profile the command's parts of its model, or probe the link, while `may_measure`; report what came out."""
+    """Profile the command's parts of its model, or probe the link, while `may_measure`; report what came out.
+
+    Answered by ModelLost where the model cannot be read any more.
+    """
 
     command: Command
 
@@ -194,6 +222,6 @@ class ReportTiming:
 
 
 Effect = (
-    AskChunk | StoreChunk | FinishModel | PublishInfo | Load | Unload | Compute | StartMeasuring | SendRegion | Report
-    | ReportTiming
+    MakeRoom | AskChunk | StoreChunk | FinishModel | PublishInfo | Load | Unload | Compute | StartMeasuring | SendRegion
+    | Report | ReportTiming
 )  # fmt: skip

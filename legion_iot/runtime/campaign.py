@@ -39,7 +39,6 @@ from legion_iot.planning.problem import (
 )
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Key, Samples
-from legion_iot.planning.traffic import EXACT
 from legion_iot.runtime.orchestrator_events import Consult
 from legion_iot.wire.messages import Measured, PartTime, ProfilePart
 from legion_iot.wire.tensors import bounds
@@ -135,7 +134,7 @@ class _Asked:
 class Campaign:
     """One campaign for `members`; `numbers` tells its commands from all others.
 
-    `samples` and `links` grow with it, whatever becomes of it. `wire` is the plan's wire dtype.
+    `samples` and `links` grow with it, whatever becomes of it.
     """
 
     def __init__(
@@ -146,7 +145,6 @@ class Campaign:
         own_link: Link | None,
         numbers: Iterator[int],
         objective: Objective = "latency",
-        wire: str = EXACT,
     ) -> None:
         self.members = {member.name: member for member in members}
         self.samples = samples
@@ -155,7 +153,7 @@ class Campaign:
             self.links[ORCHESTRATOR] = own_link
         self.doubts: dict[str, str] = {}
         self.effort = Effort()
-        self._network, self._objective, self._wire, self._numbers = network, objective, wire, numbers
+        self._network, self._objective, self._numbers = network, objective, numbers
         self._problem: Problem | None = None
         self._keys: Predictor | None = None
         self._begun: float | None = None
@@ -294,9 +292,7 @@ class Campaign:
 
     def _new_problem(self) -> Problem:
         devices = tuple(Device(m.name, m.board, self.links[m.name], m.memory_bytes) for m in self.members.values())
-        return Problem(
-            self._network, Group(devices, self.links[ORCHESTRATOR]), self._objective, self.samples, self._wire
-        )
+        return Problem(self._network, Group(devices, self.links[ORCHESTRATOR]), self._objective, self.samples)
 
     def _consult(self, readings: Mapping[Wish, Reading] | None) -> Consult:
         assert self._problem is not None

@@ -20,9 +20,14 @@ CHUNK_ATTEMPTS = 5  # in a row without a single chunk
 
 @dataclass(slots=True)
 class Fetch:
-    """A model being fetched: which chunks are under way since when, and the newest command that waits for it."""
+    """A model being fetched: which chunks are under way since when, and the newest command that waits for it.
+
+    It has `begun` when there is room for the model, and is `resumed` where some of it was there before.
+    """
 
     model: ModelReference
+    begun: bool = False
+    resumed: bool = False
     next_offset: int = 0
     in_flight: dict[int, float] = field(default_factory=dict)
     attempts: int = 0
@@ -30,11 +35,17 @@ class Fetch:
 
     @property
     def is_complete(self) -> bool:
-        return not self.in_flight and self.next_offset >= self.model.size
+        return self.begun and not self.in_flight and self.next_offset >= self.model.size
+
+    def begin(self, there: int) -> None:
+        """There is room, and so many bytes are there already."""
+        self.begun, self.resumed, self.next_offset = True, there > 0, there
 
     def ask(self, now: float) -> list[ChunkRequest]:
-        """Requests that fill the window; none where it is full, or has nothing more in it."""
-        requests = []
+        """Requests that fill the window; none before it has begun, or where it is full."""
+        requests: list[ChunkRequest] = []
+        if not self.begun:
+            return requests
         first = min(self.in_flight, default=self.next_offset)
         most = min(self.model.size, first + CHUNKS_AHEAD * CHUNK)
         while len(self.in_flight) < CHUNKS_IN_FLIGHT and self.next_offset < most:

@@ -13,6 +13,7 @@ import pytest
 from legion_iot.planning.problem import Link
 from legion_iot.planning.samples import Sample
 from legion_iot.runtime import agent as machine
+from legion_iot.runtime.fetch import CHUNK as CHUNK_BYTES
 from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message
 from legion_iot.transport.fragments import FragmentsArrived, Undelivered
 from legion_iot.transport.pair import CaughtUp
@@ -31,6 +32,7 @@ from legion_iot.wire.messages import (
     Profile,
     ProfilePart,
 )
+from legion_iot.wire.tensors import INBOX
 from legion_iot_agent.service import AgentOptions, AgentService
 
 pytest.importorskip("ai_edge_litert.interpreter")
@@ -148,7 +150,11 @@ def test_a_model_that_cannot_be_profiled_is_reported(service: AgentService) -> N
     service._carry_out(machine.StartMeasuring(Command("profile", model, 9, (ProfilePart(),), 1.0)))
     while service._measurements.busy:
         assert service._measure() == 0.0
-    assert why_not_measured(service)
+    topic, payload = service._links.messages[-1]  # type: ignore[attr-defined]
+    assert topic == "legion/agents/ant/report/measured"
+    measured = codec.from_json(Measured, payload)
+    assert (measured.number, measured.times) == (9, ())
+    assert measured.reason
 
 
 def held(service: AgentService, content: bytes) -> ModelReference:
@@ -159,23 +165,16 @@ def held(service: AgentService, content: bytes) -> ModelReference:
     return model
 
 
-def why_not_measured(service: AgentService) -> str:
-    topic, payload = service._links.messages[-1]  # type: ignore[attr-defined]
-    assert topic == "legion/agents/ant/report/measured"
-    measured = codec.from_json(Measured, payload)
-    assert (measured.number, measured.times) == (9, ())
-    return measured.reason
-
-
 def test_a_model_that_has_lost_a_bit_is_neither_loaded_nor_profiled(service: AgentService) -> None:
     model = held(service, b"sound")
     service._store.path(model.sha256).write_bytes(b"sounD")
     service._carry_out(machine.Load(Assignment(7, model, (), (), ())))
-    (event,) = service._events
-    assert isinstance(event, machine.Loaded)
-    assert "not what its SHA-256 says" in event.reason
-    service._carry_out(machine.StartMeasuring(Command("profile", model, 9, (ProfilePart(),), 1.0)))
-    assert "not what its SHA-256 says" in why_not_measured(service)
+    assert list(service._events) == [machine.ModelLost(model)]
+    command = Command("profile", model, 9, (ProfilePart(),), 1.0)
+    service._carry_out(machine.StartMeasuring(command))
+    assert list(service._events)[1:] == [machine.ModelLost(model, command)]
+    assert not service._measurements.busy
+    assert service._store.held() == ()
 
 
 def test_echoes_are_ones_own(service: AgentService) -> None:
@@ -215,18 +214,44 @@ def test_what_was_measured_is_published_with_every_connection(service: AgentServ
     assert (profile.board, len(profile.samples)) == (board, 1)
 
 
-def test_a_fetched_model_with_another_hash_is_reported_over_the_wire(service: AgentService) -> None:
-    state = service._state
-    for event in (
-        machine.CommandArrived(Command("fetch", MODEL)),
-        *events(service, "legion/agents/ant/inbox/orchestrator", CHUNK),
-    ):
-        for effect in machine.step(state, event, 1.0):
+def carry_out(service: AgentService, *events: machine.Event) -> None:
+    """Take the events in, with all that follows from them."""
+    service._events.extend(events)
+    while service._events:
+        for effect in machine.step(service._state, service._events.popleft(), 1.0):
             service._carry_out(effect)
-    (stored,) = service._events
-    for effect in machine.step(state, stored, 1.0):
-        service._carry_out(effect)
+
+
+def test_a_fetched_model_with_another_hash_is_reported_over_the_wire(service: AgentService) -> None:
+    carry_out(service, machine.CommandArrived(Command("fetch", MODEL)))
+    carry_out(service, *events(service, "legion/agents/ant/inbox/orchestrator", CHUNK))
     topic, payload = service._links.messages[-1]  # type: ignore[attr-defined]
     assert topic == "legion/agents/ant/report/failed"
-    assert "SHA-256" in codec.from_json(Failed, payload).reason
+    failed = codec.from_json(Failed, payload)
+    assert "SHA-256" in failed.reason
+    assert failed.model == MODEL.sha256
     assert service._store.held() == ()
+
+
+def test_a_full_disk_is_reported_at_once_and_leaves_nothing(
+    service: AgentService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service._store, "_free", lambda: 1)
+    carry_out(service, machine.CommandArrived(Command("fetch", MODEL)))
+    ((topic, payload),) = service._links.messages  # type: ignore[attr-defined]
+    assert topic == "legion/agents/ant/report/failed"
+    assert "of the disk are free" in codec.from_json(Failed, payload).reason
+    assert list((service._options.state_directory / "models").iterdir()) == []
+
+
+def test_a_model_is_fetched_on_from_where_it_was_cut(service: AgentService) -> None:
+    content = random.Random(1).randbytes(CHUNK_BYTES + 10)
+    model = ModelReference("small", hashlib.sha256(content).hexdigest(), len(content))
+    (service._options.state_directory / "models" / f"{model.sha256}.part").write_bytes(content[:CHUNK_BYTES])
+    carry_out(service, machine.CommandArrived(Command("fetch", model)))
+    ((_, asked),) = service._links.messages  # type: ignore[attr-defined]
+    assert codec.unpack(INBOX, asked)[0] == ChunkRequest(model.sha256, CHUNK_BYTES, 10)
+    rest = codec.pack(Chunk(model.sha256, CHUNK_BYTES), content[CHUNK_BYTES:])
+    carry_out(service, *events(service, "legion/agents/ant/inbox/orchestrator", rest))
+    assert service._store.held() == (model.sha256,)
+    assert service._state.models == {model.sha256}

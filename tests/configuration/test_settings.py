@@ -22,7 +22,8 @@ EVERY = {s.key: s for s in (*AGENT, *ORCHESTRATOR)}
 # A value of each setting that is not its default.
 SAMPLES: dict[str, Any] = {
     "broker": "mqtts://hub:8884", "credentials": "/a/b.pem", "name": "ant", "base_topic": "a/b", "state_dir": "/s",
-    "threads": 3, "cpu_share": 0.5, "cpu_quota": 1.5, "memory_mb": 512, "board": "pi \"4\" \\ x", "xnnpack": False,
+    "threads": 3, "cpu_share": 0.5, "cpu_quota": 1.5, "memory_mb": 512, "model_disk_mb": 9,
+    "board": "pi \"4\" \\ x", "xnnpack": False,
     "verbose": True, "models": ("vgg16", "a.tflite"), "agents": 4, "wire": "int8", "planner": "halo",
     "objective": "throughput", "input_shape": "1x8x8x3",
 }  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 
 from legion_iot.runtime import agent as machine
 from legion_iot.runtime.exchange import TensorForm
-from legion_iot.runtime.fetch import CHUNK, CHUNK_ATTEMPTS, CHUNK_TIMEOUT, CHUNKS_IN_FLIGHT
+from legion_iot.runtime.fetch import CHUNK, CHUNK_ATTEMPTS, CHUNK_TIMEOUT, CHUNKS_AHEAD, CHUNKS_IN_FLIGHT
 from legion_iot.wire.messages import (
     AssignedStep,
     Assignment,
@@ -58,11 +58,17 @@ class Line:
         self.asked: list[machine.AskChunk] = []
         self.stored: dict[int, bytes] = {}
         self.others: list[machine.Effect] = []
+        self.there = 0  # bytes that the disk holds from an earlier fetch
+        self.removed: tuple[str, ...] = ()
+        self.room: list[machine.MakeRoom] = []
 
     def tell(self, event: machine.Event) -> list[machine.Effect]:
         effects = machine.step(self.state, event, self.now)
         for effect in effects:
             match effect:
+                case machine.MakeRoom(model=model):
+                    self.room.append(effect)
+                    self.tell(machine.RoomMade(model.sha256, self.there, self.removed))
                 case machine.AskChunk():
                     self.asked.append(effect)
                 case machine.StoreChunk(chunk=chunk, body=body):
@@ -236,6 +242,98 @@ def test_an_assigned_model_that_cannot_be_stored_is_reported_once_and_not_fetche
     end.tell(machine.ModelStored(FIRST.sha256, "disk full"))
     assert end.failures() == [Failed(5, "", "disk full", model=FIRST.sha256)]
     assert end.asked == []
+
+
+def test_a_fetch_goes_on_where_an_earlier_one_was_cut() -> None:
+    end = line()
+    end.there = 3 * CHUNK + 5
+    end.tell(fetch_command(FIRST))
+    end.answer_all()
+    assert b"".join(end.stored[offset] for offset in sorted(end.stored)) == CONTENT[end.there :]
+    assert end.others == [machine.FinishModel(FIRST)]
+
+
+def test_a_model_that_was_all_there_is_only_checked() -> None:
+    end = line()
+    end.there = len(CONTENT)
+    end.tell(fetch_command(FIRST))
+    assert end.asked == []
+    assert end.others == [machine.FinishModel(FIRST)]
+
+
+def test_what_was_resumed_and_does_not_match_is_fetched_once_more_before_anybody_is_told() -> None:
+    end = line()
+    end.there = CHUNK
+    end.tell(fetch_command(FIRST))
+    end.answer_all()
+    end.there = 0
+    end.tell(machine.ModelStored(FIRST.sha256, "it does not match"))
+    assert not end.failures()
+    assert min(a.request.offset for a in end.asked) == 0
+    end.answer_all()
+    end.tell(machine.ModelStored(FIRST.sha256, "it does not match"))
+    assert end.failures() == [Failed(0, "", "it does not match", model=FIRST.sha256)]
+    assert end.state.fetch is None
+
+
+def test_nothing_is_asked_for_before_there_is_room() -> None:
+    state = machine.State("ant")
+    (room,) = machine.step(state, fetch_command(FIRST), 1.0)
+    assert room == machine.MakeRoom(FIRST, frozenset())
+    assert machine.step(state, fetch_command(FIRST), 2.0) == []
+    assert machine.step(state, machine.Tick(), 1000.0) == []
+    assert machine.step(state, machine.RoomMade(SECOND.sha256), 1000.0) == []
+    asked = machine.step(state, machine.RoomMade(FIRST.sha256), 1000.0)
+    assert len(asked) == CHUNKS_IN_FLIGHT
+    assert machine.step(state, machine.RoomMade(FIRST.sha256, CHUNK), 1001.0) == [], "it has begun"
+
+
+def test_that_there_is_no_room_is_reported() -> None:
+    state = machine.State("ant")
+    machine.step(state, fetch_command(FIRST), 1.0)
+    effects = machine.step(state, machine.ModelStored(FIRST.sha256, "no room"), 1.0)
+    assert effects == [machine.Report(Failed(0, "", "no room", model=FIRST.sha256))]
+
+
+def test_models_that_assignments_need_stay_and_others_may_go() -> None:
+    third = ModelReference("third", "c" * 64, 9)
+    end = line(models=(FIRST, third))
+    end.tell(machine.AssignmentArrived(assignment(5)))
+    end.removed = (third.sha256,)
+    end.tell(fetch_command(SECOND))
+    assert end.room == [machine.MakeRoom(SECOND, frozenset({FIRST.sha256}))]
+    assert machine.PublishInfo() in end.others
+    assert end.state.models == {FIRST.sha256}
+
+
+def test_a_model_that_is_lost_is_fetched_anew_for_what_needs_it() -> None:
+    end = line(models=(FIRST,))
+    profile = fetch_command(FIRST, "profile")
+    end.tell(machine.AssignmentArrived(assignment(5)))
+    end.tell(profile)
+    end.tell(machine.ModelLost(FIRST))
+    end.tell(machine.ModelLost(FIRST, profile.command))
+    assert end.state.models == set()
+    end.answer_all()
+    effects = end.tell(machine.ModelStored(FIRST.sha256))
+    assert effects == [
+        machine.PublishInfo(),
+        machine.StartMeasuring(profile.command),
+        machine.Load(assignment(5)),
+    ]
+    assert not end.failures()
+
+
+def test_no_chunk_is_asked_for_far_ahead_of_one_that_does_not_come() -> None:
+    end = line()
+    end.tell(fetch_command(ModelReference("large", FIRST.sha256, 100 * CHUNK)))
+    lost = end.asked.pop(0)
+    while end.asked:
+        asked = end.asked.pop(0)
+        end.tell(machine.ChunkArrived(Chunk(FIRST.sha256, asked.request.offset), memoryview(bytes(CHUNK))))
+    assert max(end.stored) == (CHUNKS_AHEAD - 1) * CHUNK
+    end.tell(machine.ChunkArrived(Chunk(FIRST.sha256, lost.request.offset), memoryview(bytes(CHUNK))))
+    assert len(end.asked) == CHUNKS_IN_FLIGHT
 
 
 def test_a_profile_command_during_the_fetch_runs_once_after_it() -> None:

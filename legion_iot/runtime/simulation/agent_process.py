@@ -189,6 +189,8 @@ class AgentProcess(Participant):
                 self._report(message)
             case agent.ReportTiming(timing=timing):
                 self.publish(TOPICS.report(self.name, "timing"), timing, qos=0)
+            case agent.MakeRoom(model=model):
+                self._events.append(agent.RoomMade(model.sha256))
             case agent.AskChunk(request=request):
                 self.publish_bytes(TOPICS.inbox("orchestrator", self.name), codec.pack(request))
             case agent.FinishModel(model=model):
