@@ -47,7 +47,8 @@ class Trial:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What to verify. `tiling` is (rows, columns) of tiles, None for a seeded sample over blocks and tilings; `blocks`
-    is their number, None for one per unit. Without an image the input is seeded values."""
+    is their number, None for one per unit, unless `cuts` says where each begins, closed by the number of units. Without
+    an image the input is seeded values."""
 
     path: Path
     input_shape: str = ""
@@ -57,6 +58,7 @@ class Question:
     blocks: int | None = None
     xnnpack: bool = True
     wire: str = EXACT
+    cuts: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,9 @@ def verify_file(question: Question, progress: Progress) -> Verdict:
     """Open the model, choose trials, and verify; raises UsageError, InputError or ModelError."""
     network = open_network(question.path, question.input_shape)
     inputs = read_inputs(network.graph, question.image, question.seed)
-    if question.tiling is None:
+    if question.cuts:
+        trials = [Trial(bounds, (Tiling.even(1),) * (len(bounds) - 1)) for bounds in question.cuts]
+    elif question.tiling is None:
         trials = sampled_trials(network, question.seed)
     else:
         trials = [asked_trial(network, Tiling.even(*question.tiling), question.blocks)]

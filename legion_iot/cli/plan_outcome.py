@@ -18,9 +18,10 @@ from legion_iot.planning.plan import Block, Plan
 from legion_iot.planning.planners import planners
 from legion_iot.planning.problem import Group, Objective, Problem
 from legion_iot.planning.rehearsal import Rehearsal
-from legion_iot.planning.routing import ORCHESTRATOR
+from legion_iot.planning.routing import ORCHESTRATOR, route
 from legion_iot.planning.strips import whole_map
 from legion_iot.planning.whole import whole_plan
+from legion_iot.runtime.exchange import wire_between
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Outcome:
     bound: float
     alone: Alone | None
     explanation: Explanation | None
+    wire: str
 
     @property
     def seconds(self) -> float:
@@ -68,6 +70,19 @@ class Outcome:
     def gap(self) -> float:
         """How much more than the bound that is, relative."""
         return self.seconds / self.bound - 1 if self.bound else 0.0
+
+    @property
+    def wire_used(self) -> bool:
+        """Whether any map of the plan travels in another form than its own."""
+        tensors = self.network.graph.tensors
+        between = [t for t in route(self.network, self.plan).transfers if t.source not in (t.target, ORCHESTRATOR)]
+        return any(wire_between(tensors[t.tensor].dtype, t.target, self.wire) for t in between)
+
+    @property
+    def cuts(self) -> tuple[tuple[int, ...], ...]:
+        """The first units of the plan's blocks, closed by the number of units, for each way that requests go."""
+        ways = ((*(block.first for block in turn.blocks), len(self.network.units)) for turn in self.plan.turns)
+        return tuple(dict.fromkeys(ways))
 
     @property
     def loads(self) -> tuple[Load, ...]:
@@ -128,11 +143,11 @@ def _tile(agent: str, bars: list[Bar], rows: tuple[int, int], parts: int = 1) ->
 
 
 def make(
-    network: Network, model: str, told: KnownGroup, planner: str, objective: Objective, with_reasons: bool
+    network: Network, model: str, told: KnownGroup, planner: str, objective: Objective, wire: str, with_reasons: bool
 ) -> Outcome:
-    """Plan, estimate, and compare. Raises AgentError where no plan fits the devices' memory."""
+    """Plan for that wire dtype, estimate, and compare. Raises AgentError where no plan fits the devices' memory."""
     costs = Predictor(network, told.group, told.samples, told.speeds, told.overheads)
-    rehearsal = Rehearsal(Problem(network, told.group, objective, told.samples), costs)
+    rehearsal = Rehearsal(Problem(network, told.group, objective, told.samples, wire), costs)
     plan = rehearsal.plan(planners[planner])
     others = {name: each for name, each in planners.items() if name != planner}
     return Outcome(
@@ -142,10 +157,11 @@ def make(
         planner,
         objective,
         plan,
-        estimate(network, plan, told.group, costs),
-        lower_bound(network, told.group, costs, objective=objective),
+        estimate(network, plan, told.group, costs, wire),
+        lower_bound(network, told.group, costs, wire, objective),
         _fastest(rehearsal),
         explain(rehearsal, plan, others) if with_reasons else None,
+        wire,
     )
 
 

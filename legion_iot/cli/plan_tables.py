@@ -9,13 +9,15 @@ from rich.table import Table
 from legion_iot.cli.console import out
 from legion_iot.cli.plan_grid import bytes_text, plan_table
 from legion_iot.cli.plan_outcome import Outcome, kinds, percent_more, seconds_text
+from legion_iot.planning.traffic import EXACT
 
 if TYPE_CHECKING:
+    from legion_iot.bench.verify import Verdict
     from legion_iot.planning.explanation import Explanation
 
 
-def show(outcome: Outcome) -> None:
-    """Print everything but the picture."""
+def show(outcome: Outcome, accuracy: Verdict | None) -> None:
+    """Print everything but the picture; `accuracy` is what the wire dtype does to the outputs, where it is used."""
     kind = f" ({outcome.plan.planner})" if outcome.plan.planner != outcome.planner else ""
     group = ", ".join(kinds(outcome.group))
     _line(f"{outcome.model} on {group}; planner {outcome.planner}{kind}, for {outcome.objective}")
@@ -27,6 +29,7 @@ def show(outcome: Outcome) -> None:
     out.print("(rows of the block's output, time computing, bytes sent; all predicted)", style="dim", soft_wrap=True)
     out.print(_loads(outcome))
     _results(outcome)
+    _wire(outcome, accuracy)
     if outcome.explanation is not None:
         _reasons(outcome, outcome.explanation)
 
@@ -66,6 +69,25 @@ def _results(outcome: Outcome) -> None:
     idle = [name for name in outcome.group.names if name not in outcome.plan.agents]
     if idle and outcome.explanation is None:
         _line(f"left out: {', '.join(idle)}")
+
+
+def _wire(outcome: Outcome, accuracy: Verdict | None) -> None:
+    if outcome.wire == EXACT:
+        return
+    if accuracy is None:
+        _line(f"wire: no map travels between agents as {outcome.wire} in this plan")
+        return
+    change = "the outputs stay as they are"
+    if not accuracy.exact:
+        change = (
+            f"the outputs differ by {100 * accuracy.max_rel_error:.2g} % of the largest value "
+            f"(allowed with {outcome.wire}: {100 * accuracy.bound:g} %)"
+        )
+    stays = {True: "; the best class stays", False: "; the best class changes", None: ""}[accuracy.top_class_stays]
+    out.print(
+        f"wire: float32 maps travel between agents as {outcome.wire}; {change}{stays}",
+        style=None if accuracy.ok else "red", markup=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _interval(seconds: float) -> str:

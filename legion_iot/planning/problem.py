@@ -15,6 +15,7 @@ from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Region
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.samples import Samples
+from legion_iot.planning.traffic import EXACT
 
 Objective = Literal["latency", "throughput"]
 
@@ -118,12 +119,16 @@ class Costs(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
-    """A network to be planned for a group, and what was measured before."""
+    """A network to be planned for a group, and what was measured before.
+
+    `wire` is the dtype in which float32 maps travel between agents.
+    """
 
     network: Network
     group: Group
     objective: Objective = "latency"
     samples: Samples = field(default_factory=Samples)  # what is known already
+    wire: str = EXACT
 
 
 Planning = Generator[tuple[Wish, ...], Mapping[Wish, Reading], Plan]

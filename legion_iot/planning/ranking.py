@@ -21,7 +21,7 @@ class Ranking:
         self.problem = problem
         self.costs = costs
         self.router = Router(problem.network)
-        self._estimator = Estimator(problem.network, problem.group, costs)
+        self._estimator = Estimator(problem.network, problem.group, costs, problem.wire)
         self._seconds: dict[tuple[object, ...], tuple[float, float]] = {}
 
     def seconds(self, plan: Plan, objective: Objective | None = None) -> float:

@@ -20,6 +20,7 @@ from legion_iot.planning.costs import Predictor
 from legion_iot.planning.problem import Costs, Problem
 from legion_iot.planning.strips import Floats, Integers, map_height, whole_map
 from legion_iot.planning.tile_rows import TileRows
+from legion_iot.planning.traffic import least_element_bytes
 
 _NOWHERE = 1 << 30  # an empty strip starts here and ends at the negative: hulls leave it out by themselves
 _SAMPLES = 9  # heights at which a unit's cost is asked for; between them it is taken to be straight
@@ -68,7 +69,7 @@ class StripTables:
     """
 
     def __init__(self, problem: Problem, costs: Costs) -> None:
-        self.network, self.group = problem.network, problem.group
+        self.network, self.group, self._wire = problem.network, problem.group, problem.wire
         self._predictor = costs if isinstance(costs, Predictor) else None
         self._tile_rows = self._predictor.tile_rows if self._predictor else TileRows(self.network)
         boards = list(dict.fromkeys(device.board for device in self.group.devices))
@@ -92,9 +93,12 @@ class StripTables:
         return sum((self.unit_seconds(k, rows) for k, rows in enumerate(whole)), everyone)
 
     def row_bytes(self, tensor: int) -> int:
-        """Bytes of one row of a feature map."""
+        """Bytes of one row of a feature map, as it travels between agents; the network's inputs travel as they are."""
         model = self.network.graph.tensors[tensor]
-        return model.nbytes // model.shape[HEIGHT]
+        if tensor in self.network.graph.inputs:
+            return model.nbytes // model.shape[HEIGHT]
+        elements = model.nbytes // model.numpy_dtype.itemsize
+        return elements // model.shape[HEIGHT] * least_element_bytes(model, self._wire)
 
     def height(self, tensor: int) -> int:
         """Rows of a feature map."""

@@ -39,6 +39,7 @@ from legion_iot.planning.problem import (
 )
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Key, Samples
+from legion_iot.planning.traffic import EXACT
 from legion_iot.runtime.orchestrator_events import Consult
 from legion_iot.wire.messages import Measured, PartTime, ProfilePart
 from legion_iot.wire.tensors import bounds
@@ -134,7 +135,7 @@ class _Asked:
 class Campaign:
     """One campaign for `members`; `numbers` tells its commands from all others.
 
-    `samples` and `links` grow with it, whatever becomes of it.
+    `samples` and `links` grow with it, whatever becomes of it. `wire` is the plan's wire dtype.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class Campaign:
         own_link: Link | None,
         numbers: Iterator[int],
         objective: Objective = "latency",
+        wire: str = EXACT,
     ) -> None:
         self.members = {member.name: member for member in members}
         self.samples = samples
@@ -153,7 +155,7 @@ class Campaign:
             self.links[ORCHESTRATOR] = own_link
         self.doubts: dict[str, str] = {}
         self.effort = Effort()
-        self._network, self._objective, self._numbers = network, objective, numbers
+        self._network, self._objective, self._wire, self._numbers = network, objective, wire, numbers
         self._problem: Problem | None = None
         self._keys: Predictor | None = None
         self._begun: float | None = None
@@ -292,7 +294,9 @@ class Campaign:
 
     def _new_problem(self) -> Problem:
         devices = tuple(Device(m.name, m.board, self.links[m.name], m.memory_bytes) for m in self.members.values())
-        return Problem(self._network, Group(devices, self.links[ORCHESTRATOR]), self._objective, self.samples)
+        return Problem(
+            self._network, Group(devices, self.links[ORCHESTRATOR]), self._objective, self.samples, self._wire
+        )
 
     def _consult(self, readings: Mapping[Wish, Reading] | None) -> Consult:
         assert self._problem is not None

@@ -149,7 +149,7 @@ class State:
     def __post_init__(self) -> None:
         self.epoch = next(self.shared.epochs)
         self.requests = Requests(self.network)
-        self.selection = Selection(self.network, self.make_plan, self.shared, self.objective)
+        self.selection = Selection(self.network, self.make_plan, self.shared, self.objective, self.wire)
         self.shared.join(self)
 
     def members(self) -> list[str]:

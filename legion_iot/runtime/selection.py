@@ -45,17 +45,17 @@ class Outcome:
 class Selection:
     """The state of it. What is `shared` is known, and grows; `doubts` are by participant.
 
-    It `waits` while another model's campaign has the turn.
+    It `waits` while another model's campaign has the turn. `wire` is the wire dtype that plans are made for.
     """
 
-    def __init__(self, network: Network, make_plan: MakePlan, shared: Shared, objective: Objective) -> None:
+    def __init__(self, network: Network, make_plan: MakePlan, shared: Shared, objective: Objective, wire: str) -> None:
         self.shared = shared
         self.waits = False
         self.campaign: Campaign | None = None
         self.trial: Trial | None = None
         self.outcome: Outcome | None = None
         self.doubts: dict[str, str] = {}
-        self._network, self._make_plan, self._objective = network, make_plan, objective
+        self._network, self._make_plan, self._objective, self._wire = network, make_plan, objective, wire
         self._members: tuple[Member, ...] = ()
         self._chosen: Plan | None = None
         self._begun = 0.0
@@ -72,7 +72,7 @@ class Selection:
         self._members, self.waits, self._begun = members, False, now  # with links as they were measured meanwhile
         shared = self.shared
         self.campaign = Campaign(
-            self._network, members, shared.samples, shared.own_link, shared.numbers, self._objective
+            self._network, members, shared.samples, shared.own_link, shared.numbers, self._objective, self._wire
         )
         return self.after(self.campaign.begin(now), now)
 

@@ -98,9 +98,42 @@ def test_a_plan_for_programs(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+SLOW = GROUP.replace("80 mbit", "1 mbit").replace("overhead_ms = 0.1", "")
+
+
+def test_a_plan_for_a_wire_dtype_is_another_one_and_says_what_it_does_to_the_outputs(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "slow.toml").write_text(SLOW)
+    found = {}
+    for wire in ("float32", "int8"):
+        done = legion("plan", files[0], "--devices", tmp_path / "slow.toml", "--wire", wire, "--json")
+        assert done.returncode == 0, done.stderr
+        found[wire] = json.loads(done.stdout)
+        assert found[wire]["wire"] == wire
+    exact, quantised = found["float32"], found["int8"]
+    assert (exact["wire_used"], exact["accuracy"]) == (False, None)
+    assert quantised["wire_used"] is True
+    assert quantised["latency_s"] < exact["latency_s"]
+    tiles = [[len(block["tiles"]) for block in each["plan"]["blocks"]] for each in (exact, quantised)]
+    assert tiles == [[1], [2]], "what float32 leaves to one device, int8 shares out"
+    accuracy = quantised["accuracy"]
+    assert accuracy["ok"] is True
+    assert accuracy["exact"] is False
+    assert 0 < accuracy["max_rel_error"] <= accuracy["bound"] == 0.1
+
+
+def test_what_a_person_sees_of_a_wire_dtype(files: tuple[Path, Path]) -> None:
+    done = legion("plan", *files[:1], "--devices", files[1], "--wire", "float16")
+    assert "wire: float32 maps travel between agents as float16; the outputs differ by 0.0" in done.stdout
+    alone = legion("plan", *files[:1], "--devices", files[1], "--wire", "float16", "--planner", "single")
+    assert "wire: no map travels between agents as float16 in this plan" in alone.stdout
+
+
 WRONG_OPTIONS = {
     "another planner": (("--planner", "hallo"), 2, "--planner is 'hallo'; did you mean 'halo'?"),
     "another objective": (("--objective", "speed"), 2, "give latency or throughput"),
+    "another wire dtype": (("--wire", "int4"), 2, "give float32, float16 or int8"),
     "another kind of picture": (("--picture", "plan.jpg"), 2, "ends in .png"),
     "no place for the picture": (("--picture", "/nowhere/plan.png"), 3, "/nowhere"),
 }
@@ -158,8 +191,10 @@ def _refused(done: subprocess.CompletedProcess[str], code: int, words: str) -> N
 # --- what stands behind it ---
 
 
-def outcome(name: str, planner: str, objective: Objective = "latency", explain: bool = False) -> Outcome:
-    return plan_outcome.make(NETWORKS[name], name, parse_device_file(GROUP), planner, objective, explain)
+def outcome(
+    name: str, planner: str, objective: Objective = "latency", explain: bool = False, wire: str = "float32"
+) -> Outcome:
+    return plan_outcome.make(NETWORKS[name], name, parse_device_file(GROUP), planner, objective, wire, explain)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -185,7 +220,7 @@ def test_tables_fit_the_terminal(planner: str, width: int, monkeypatch: pytest.M
     console = Console(width=width, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
     monkeypatch.setattr(plan_tables, "out", console)
     found = outcome("residual", planner, "throughput" if planner == "frames" else "latency", explain=True)
-    plan_tables.show(found)
+    plan_tables.show(found, None)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     assert not any("…" in line for line in lines)
@@ -218,7 +253,7 @@ def test_the_example_of_the_documentation_is_read() -> None:
 def test_a_plan_is_deterministic() -> None:
     graph = divide(network())
     told = parse_device_file(GROUP)
-    first, second = (plan_outcome.make(graph, "small", told, "auto", "latency", True) for _ in range(2))
+    first, second = (plan_outcome.make(graph, "small", told, "auto", "latency", "float32", True) for _ in range(2))
     ignored = ("network", "group")
     for field in dataclasses.fields(Outcome):
         if field.name not in ignored:
