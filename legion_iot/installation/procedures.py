@@ -22,7 +22,7 @@ from legion_iot.errors import AgentError, InputError, LegionError
 from legion_iot.files import NewFile, replace_files
 from legion_iot.installation.meeting import OrchestratorWatch, watch
 from legion_iot.installation.places import Service, check_rights
-from legion_iot.installation.settings_file import checked, with_values
+from legion_iot.installation.settings_file import tried, with_values
 from legion_iot.installation.systemctl import Systemctl
 from legion_iot.installation.units import credentials_text, program_name, scripts_directory, unit_text
 from legion_iot.transport.credentials import read_bundle
@@ -54,7 +54,6 @@ def install(wanted: Wanted, say: Say) -> None:
     scripts = scripts_directory(service)
     bundle = _bundle_text(wanted)
     text = _settings_text(wanted, bundle is not None)
-    settings, _, address = checked(service, text, bundle)
     if not service.is_here and not (service.root / scripts.lstrip("/") / program_name(service)).exists():
         say(f"note: {scripts}/{program_name(service)} is not there yet: install legion-iot on that system")
     files = [
@@ -66,7 +65,7 @@ def install(wanted: Wanted, say: Say) -> None:
             NewFile(service.bundle, bundle.encode(), 0o600),
             NewFile(service.drop_in, credentials_text(service).encode(), 0o644),
         ]
-    with contextlib.ExitStack() as stack:
+    with tried(service, text, bundle) as (settings, address), contextlib.ExitStack() as stack:
         watched = None
         if start:
             watched = stack.enter_context(watch(address, settings[BASE_TOPIC], _name(settings)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from legion_iot.configuration.settings import Settings
 from legion_iot.errors import InputError, LegionError
 from legion_iot.installation.places import Service
 from legion_iot.transport.connection import BrokerAddress
-from legion_iot.transport.credentials import Bundle
 
 
 def with_values(text: str, values: Mapping[str, Any], where: str) -> str:
@@ -42,8 +42,12 @@ def _plain(value: Any) -> Any:
     return [*value] if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
-def checked(service: Service, text: str, bundle: str | None) -> tuple[Settings, Bundle | None, BrokerAddress]:
-    """What the program would read out of that text and bundle; raises InputError or UsageError as it would."""
+@contextlib.contextmanager
+def tried(service: Service, text: str, bundle: str | None) -> Iterator[tuple[Settings, BrokerAddress]]:
+    """What the program would read out of that text and bundle, which inside `with` are files for nobody else.
+
+    Raises InputError or UsageError as the program would; errors inside `with` name the files as they will be called.
+    """
     with tempfile.TemporaryDirectory(prefix="legion-install-") as scratch:
         directory = Path(scratch)
         file = directory / service.settings.name
@@ -54,6 +58,6 @@ def checked(service: Service, text: str, bundle: str | None) -> tuple[Settings, 
             copy.write_text(bundle, encoding="utf-8")
         try:
             settings, read = configured(service.program, {}, {}, file)
-            return settings, read, address(settings, read)
+            yield settings, address(settings, read)
         except LegionError as error:
             raise type(error)(str(error).replace(scratch, str(service.settings_directory))) from None
