@@ -105,6 +105,25 @@ def transport(
     show(report, as_json)
 
 
+@app.command("wire")
+def wire(
+    quick: bool = typer.Option(False, "--quick", help="Fewer networks, none to download; under 50 s on two cores."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """How small real feature maps get without loss, how fast, and on which links that pays.
+
+    Example: legion bench wire --quick
+    """
+    from legion_iot.bench import wire as bench  # noqa: PLC0415 — loads numpy and the runtime
+
+    with progress_line(quiet=as_json) as progress:
+        report = bench.run(quick, progress)
+    if not as_json:
+        for line in bench.lines(report):
+            out.print(line, markup=False, highlight=False)
+    show(report, as_json)
+
+
 def show(report: BenchReport, as_json: bool) -> None:
     """Print the report; exits 1 where a check falls short."""
     if as_json:
