@@ -11,7 +11,7 @@ after those before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from legion_iot.runtime.simulation.agenda import Agenda
@@ -75,8 +75,12 @@ class Broker:
         self.counts = {"lost": 0, "duplicated": 0, "late": 0}
         self._agenda, self._usual = agenda, usual
         self._sessions: dict[str, _Session] = {}
+        self._wills: dict[str, Publication] = {}  # of clients that are gone, and not noticed to be
         self._filters: dict[str, dict[str, None]] = {}  # client names in order, by filter
-        self._wildcards: dict[tuple[int, ...], None] = {}  # levels that are + in any filter
+        self._wanted: dict[str, tuple[str, ...]] = {}  # filters by client
+        self._wildcards: dict[tuple[int, ...], None] = {(): None}  # levels that are + in any filter
+        self._subscribers: dict[str, tuple[str, ...]] = {}  # by topic, as far as they were asked for
+        self._kept: dict[str, dict[str, None]] = {}  # retained topics, by what may be a filter for them
         self._numbers = 0
 
     def line(self, client: str) -> Line:
@@ -87,10 +91,18 @@ class Broker:
         return self.lines[client]
 
     def subscribe(self, client: str, filters: Iterable[str]) -> None:
-        """What the client wants whenever it is connected."""
-        for each in filters:
+        """What the client wants whenever it is connected; a client always wants the same."""
+        if client in self._wanted:
+            return
+        self._wanted[client] = tuple(filters)
+        self._subscribers.clear()
+        for each in self._wanted[client]:
             self._filters.setdefault(each, {})[client] = None
-            self._wildcards[tuple(n for n, level in enumerate(each.split("/")) if level == "+")] = None
+            wildcard = tuple(n for n, level in enumerate(each.split("/")) if level == "+")
+            if wildcard not in self._wildcards:
+                self._wildcards[wildcard] = None
+                for topic in self.retained:
+                    self._index(topic)
 
     # --- connections ---
 
@@ -102,11 +114,11 @@ class Broker:
         if not self.is_up or self.line(client).cut:
             return False
         if client in self._sessions:
-            self._end(client, notice=0.0)
+            self._end(client, notice=math.inf)
+        self._publish_will(client)
         session = self._sessions[client] = _Session(take, lost, will)
-        for topic in sorted(self.retained):
-            if client in self._subscribers(topic):
-                self._deliver(client, session, topic, self.retained[topic], qos=1)
+        for topic in sorted(topic for wanted in self._wanted[client] for topic in self._kept.get(wanted, ())):
+            self._deliver(client, session, topic, self.retained[topic], qos=1)
         return True
 
     def disconnect(self, client: str) -> None:
@@ -116,7 +128,7 @@ class Broker:
                 self._accept(publication)
 
     def cut(self, client: str, notice: float) -> None:
-        """The connection breaks; the broker notices after so many seconds, and publishes the will."""
+        """The connection breaks; the broker notices after so many seconds, or when the client is back: the will."""
         self._end(client, notice)
 
     def stop(self, *, keeps: bool) -> None:
@@ -124,8 +136,10 @@ class Broker:
         self.is_up = False
         if not keeps:
             self.retained.clear()
+            self._kept.clear()
         for client in list(self._sessions):
             self._end(client, notice=math.inf)
+        self._wills.clear()
 
     def start(self) -> None:
         self.is_up = True
@@ -134,10 +148,18 @@ class Broker:
         session = self._sessions.pop(client, None)
         if session is None:
             return
-        if session.will is not None and notice < math.inf:
-            will = session.will
-            self._agenda.at(notice, lambda: self._accept(will))
+        if (will := session.will) is not None:
+            self._wills[client] = will
+            if notice < math.inf:
+                self._agenda.at(notice, lambda: self._publish_will(client, will))
         session.lost(list(session.unacknowledged.values()))
+
+    def _publish_will(self, client: str, which: Publication | None = None) -> None:
+        """The will of a client that is gone, unless it is another one than `which`."""
+        will = self._wills.get(client)
+        if will is not None and which in (None, will):
+            del self._wills[client]
+            self._accept(will)
 
     # --- messages ---
 
@@ -172,22 +194,29 @@ class Broker:
             return
         topic, payload = publication.topic, publication.payload
         if publication.retain and payload:
+            if topic not in self.retained:
+                self._index(topic)
             self.retained[topic] = payload
-        elif publication.retain:
-            self.retained.pop(topic, None)
-        for client in self._subscribers(topic):
+        elif publication.retain and self.retained.pop(topic, None) is not None:
+            for pattern in self._patterns(topic):
+                del self._kept[pattern][topic]
+        if topic not in self._subscribers:
+            found = [client for pattern in self._patterns(topic) for client in self._filters.get(pattern, ())]
+            self._subscribers[topic] = tuple(dict.fromkeys(found))
+        for client in self._subscribers[topic]:
             if (session := self._sessions.get(client)) is not None:
                 self._deliver(client, session, topic, payload, publication.qos)
 
-    def _subscribers(self, topic: str) -> dict[str, None]:
+    def _index(self, topic: str) -> None:
+        for pattern in self._patterns(topic):
+            self._kept.setdefault(pattern, {})[topic] = None
+
+    def _patterns(self, topic: str) -> Iterator[str]:
+        """The filters that match the topic, of those that may be in use."""
         levels = topic.split("/")
-        found: dict[str, None] = {}
         for wildcard in self._wildcards:
-            if wildcard and wildcard[-1] >= len(levels):
-                continue
-            pattern = "/".join("+" if n in wildcard else level for n, level in enumerate(levels)) if wildcard else topic
-            found |= self._filters.get(pattern, {})
-        return found
+            if not wildcard or wildcard[-1] < len(levels):
+                yield "/".join("+" if n in wildcard else level for n, level in enumerate(levels))
 
     def _deliver(self, client: str, session: _Session, topic: str, payload: bytes, qos: int) -> None:
         line, draw = self.line(client), self._agenda.random

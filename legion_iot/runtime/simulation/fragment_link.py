@@ -62,12 +62,23 @@ class FragmentLink:
                     self._publish(target, codec.pack(receipt))
                 case delivery.GiveUp():
                     self._undelivered(effect)
-        self._set_alarm()
+        self._set_alarm(self._due_after(event))
         return effects
 
-    def _set_alarm(self) -> None:
+    def _due_after(self, event: delivery.Event) -> float:
+        """When something is due that was not before; all there is need not be looked through for that."""
+        state = self.state
+        match event:
+            case delivery.Offer(target=name) | delivery.ReceiptArrived(sender=name):
+                outgoing = state.outgoing.get(name)
+                return math.inf if outgoing is None else outgoing.late_at
+            case delivery.ParcelArrived(sender=name, parcel=parcel):
+                incoming = state.incoming.get((name, parcel.stream))
+                return math.inf if incoming is None else incoming.answer_at
+        return state.due()
+
+    def _set_alarm(self, due: float) -> None:
         """One alarm at a time, for whatever is due first."""
-        due = self.state.due()
         if due < self._alarm_at:
             self._alarm_at = due
             self._agenda.at(max(0.0, due - self._agenda.now), lambda: self._alarm(due))
@@ -81,4 +92,4 @@ class FragmentLink:
         if self.state.due() <= self._agenda.now:
             self._step(delivery.Tick())
         else:
-            self._set_alarm()
+            self._set_alarm(self.state.due())

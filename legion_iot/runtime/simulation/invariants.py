@@ -55,6 +55,7 @@ class Requests:
         self.ended: dict[str, orchestrator.RequestEnded] = {}
         self.open: dict[str, float] = {}  # name, and until when it has to end
         self.most_under_way = 0
+        self._counts = (0, 0, 0)
 
     def ask(self, request: str, now: float) -> None:
         """A request that the orchestrator accepts."""
@@ -85,8 +86,12 @@ class Requests:
             )
 
     def check(self, state: orchestrator.State) -> None:
-        """What the orchestrator's machine holds, after each of its steps."""
+        """What the orchestrator's machine holds, after each of its steps; it is looked through where it has changed."""
         requests = state.requests
+        counts = (len(requests.under_way), len(requests.waiting), len(self.open))
+        if counts == self._counts:
+            return
+        self._counts = counts
         self.most_under_way = max(self.most_under_way, len(requests.under_way))
         hold(len(requests.under_way) <= requests.window, "bounded", f"{len(requests.under_way)} requests under way")
         hold(len(requests.waiting) <= QUEUE, "bounded", f"{len(requests.waiting)} requests wait")
