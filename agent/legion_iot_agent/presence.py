@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from legion_iot.errors import NameTakenError
+from legion_iot.runtime.name_claim import NameClaim, Next
 from legion_iot.transport.pair import ConnectionPair
 from legion_iot.wire import codec
 from legion_iot.wire.messages import AgentState, Metrics
 from legion_iot.wire.topics import Topics
 from legion_iot_agent.condition import Degradation, Device
-from legion_iot_agent.name import NameClaim, Next
 
 METRICS_SECONDS = 2.0
 

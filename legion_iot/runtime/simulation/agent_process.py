@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from legion_iot.errors import LegionError
 from legion_iot.runtime import agent
+from legion_iot.runtime.name_claim import NameClaim, Next
 from legion_iot.runtime.simulation.agenda import Agenda
 from legion_iot.runtime.simulation.behaviour import HUNG, LINK, Behaviour
 from legion_iot.runtime.simulation.broker import Broker, Publication
@@ -51,7 +52,7 @@ class Kept:
     measured: Counter[tuple[str, ProfilePart]] = field(default_factory=Counter)
     probes: int = 0
     failed_tiles: int = 0
-    dropped: int = 0
+    names_lost: int = 0
     computed: Computed = field(default_factory=Computed)
 
 
@@ -70,12 +71,12 @@ class AgentProcess(Participant):
         worker: Worker,
         step: AgentStep = agent.step,
     ) -> None:
-        command = TOPICS.agent(name, "command")
-        super().__init__(agenda, broker, name, [TOPICS.assignment(name, "+"), command, TOPICS.inbox(name, "+")])
-        self.session, self.behaviour, self.worker = session, behaviour, worker
+        told = [TOPICS.assignment(name, "+"), TOPICS.agent(name, "command"), TOPICS.inbox(name, "+")]
+        super().__init__(agenda, broker, name, session, [*told, TOPICS.agent(name, "state")])
+        self.behaviour, self.worker = behaviour, worker
         self.state = agent.State(name, {model.sha256} if behaviour.holds_model else set())
         self.measured_while_asked = 0
-        self._kept, self._step = kept, step
+        self._kept, self._step, self._claim = kept, step, NameClaim(session)
         self._events: deque[agent.Event] = deque()
         self._measuring: deque[Command] = deque()
         self._working = self._tick_waits = False
@@ -88,11 +89,15 @@ class AgentProcess(Participant):
     def leave(self) -> None:
         """Say goodbye, and end."""
         if self.alive and self.linked and not self.frozen:
-            self._publish("state", AgentState("offline", self.session))
-            self.alive = self.linked = False
-            self._broker.disconnect(self.name)
+            if self._claim.held:
+                self._publish("state", AgentState("offline", self.session))
+            self._end()
         else:
             self.kill(will_after=0.0)
+
+    def _end(self) -> None:
+        self.alive = self.linked = False
+        self._broker.disconnect(self._client)
 
     def thaw(self) -> None:
         super().thaw()
@@ -107,16 +112,40 @@ class AgentProcess(Participant):
         return Publication(TOPICS.agent(self.name, "state"), gone, 1, retain=True)
 
     def _connected(self) -> None:
-        self._publish("info", self._info())
-        self._publish_profile()
-        self._publish("state", AgentState("online", self.session))
+        self._claims(self._claim.connected())
 
-    def _take(self, topic: str, payload: bytes) -> None:
+    def _disconnected(self) -> None:
+        self._claim.disconnected()
+
+    def _claims(self, what: Next) -> None:
+        """What the claim to its name asks for."""
+        match what:
+            case Next.ANNOUNCE:
+                self._publish("info", self._info())
+                self._publish_profile()
+                self._publish("state", AgentState("online", self.session))
+                self._claim.announced()
+            case Next.LOOK:
+                self._broker.look(self._client, TOPICS.agent(self.name, "state"), self._caught_up)
+            case Next.GIVE_UP:
+                self._agenda.tell(f"{self.name} ends: another one took the name")
+                self._kept.names_lost += 1
+                self._end()
+
+    def _caught_up(self) -> None:
+        if self.frozen:
+            self._agenda.at(TICK, self._caught_up)
+        elif self.alive and self.linked:
+            self._claims(self._claim.looked())
+
+    def _take(self, topic: str, payload: bytes, retained: bool) -> None:
         match TOPICS.parse(topic):
             case AssignmentTopic(model=model) if not payload:
                 self._add(agent.AssignmentCleared(model))
             case AssignmentTopic():
                 self._add(agent.AssignmentArrived(codec.from_json(Assignment, payload)))
+            case AgentTopic(kind="state"):
+                self._claims(self._claim.seen(codec.from_json(AgentState, payload), retained))
             case AgentTopic(kind="command"):
                 self._add(agent.CommandArrived(codec.from_json(Command, payload)))
             case InboxTopic(sender=sender):

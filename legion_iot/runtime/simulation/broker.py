@@ -29,7 +29,7 @@ class Publication:
     retain: bool
 
 
-Take = Callable[[str, bytes], None]
+Take = Callable[[str, bytes, bool], None]  # topic, payload, and whether it was retained
 Lost = Callable[[list[Publication]], None]  # with what the client does not know to have arrived
 
 
@@ -78,23 +78,22 @@ class Broker:
         self._wills: dict[str, Publication] = {}  # of clients that are gone, and not noticed to be
         self._filters: dict[str, dict[str, None]] = {}  # client names in order, by filter
         self._wanted: dict[str, tuple[str, ...]] = {}  # filters by client
+        self._places: dict[str, str] = {}  # whose line a client uses
         self._wildcards: dict[tuple[int, ...], None] = {(): None}  # levels that are + in any filter
         self._subscribers: dict[str, tuple[str, ...]] = {}  # by topic, as far as they were asked for
         self._kept: dict[str, dict[str, None]] = {}  # retained topics, by what may be a filter for them
         self._numbers = 0
 
-    def line(self, client: str) -> Line:
-        """The line of a client, which may be changed."""
-        if client not in self.lines:
+    def line(self, place: str) -> Line:
+        """The line of a device, which may be changed."""
+        if place not in self.lines:
             usual = self._usual
-            self.lines[client] = Line(usual.latency, usual.jitter, usual.rate, usual.losses, usual.duplicates)
-        return self.lines[client]
+            self.lines[place] = Line(usual.latency, usual.jitter, usual.rate, usual.losses, usual.duplicates)
+        return self.lines[place]
 
-    def subscribe(self, client: str, filters: Iterable[str]) -> None:
-        """What the client wants whenever it is connected; a client always wants the same."""
-        if client in self._wanted:
-            return
-        self._wanted[client] = tuple(filters)
+    def subscribe(self, client: str, place: str, filters: Iterable[str]) -> None:
+        """What a client of this id wants whenever it is connected; it uses the line of `place`."""
+        self._wanted[client], self._places[client] = tuple(filters), place
         self._subscribers.clear()
         for each in self._wanted[client]:
             self._filters.setdefault(each, {})[client] = None
@@ -107,19 +106,25 @@ class Broker:
     # --- connections ---
 
     def connect(self, client: str, take: Take, lost: Lost, will: Publication | None = None) -> bool:
-        """Whether there is a connection now; retained messages follow. An older one of that name ends, with its will.
+        """Whether there is a connection now; retained messages follow. A will of that client that waits is published.
 
         `lost` is called when the connection ends but by `disconnect`.
         """
-        if not self.is_up or self.line(client).cut:
+        if not self.is_up or self.line(self._places[client]).cut:
             return False
-        if client in self._sessions:
-            self._end(client, notice=math.inf)
         self._publish_will(client)
         session = self._sessions[client] = _Session(take, lost, will)
         for topic in sorted(topic for wanted in self._wanted[client] for topic in self._kept.get(wanted, ())):
-            self._deliver(client, session, topic, self.retained[topic], qos=1)
+            self._deliver(client, session, topic, self.retained[topic], qos=1, retained=True)
         return True
+
+    def look(self, client: str, topic: str, then: Callable[[], None]) -> None:
+        """Send once more what is retained under the topic, and act when that has come."""
+        session = self._sessions[client]
+        if topic in self.retained:
+            self._deliver(client, session, topic, self.retained[topic], qos=1, retained=True)
+        arrived = max(session.received.get(topic, 0.0), self._agenda.now)
+        self._agenda.at(arrived - self._agenda.now, lambda: then() if self._sessions.get(client) is session else None)
 
     def disconnect(self, client: str) -> None:
         """The client has said goodbye, so that there is no will; what it has sent arrives."""
@@ -167,7 +172,7 @@ class Broker:
         """From a client that is connected."""
         assert "#" not in publication.topic
         assert "+" not in publication.topic
-        session, line = self._sessions[client], self.line(client)
+        session, line = self._sessions[client], self.line(self._places[client])
         if not publication.qos and self._happens(line.losses, "lost"):
             return
         session.up_free = max(session.up_free, self._agenda.now) + (len(publication.payload) + HEADER) / line.rate
@@ -218,17 +223,19 @@ class Broker:
             if not wildcard or wildcard[-1] < len(levels):
                 yield "/".join("+" if n in wildcard else level for n, level in enumerate(levels))
 
-    def _deliver(self, client: str, session: _Session, topic: str, payload: bytes, qos: int) -> None:
-        line, draw = self.line(client), self._agenda.random
+    def _deliver(
+        self, client: str, session: _Session, topic: str, payload: bytes, qos: int, retained: bool = False
+    ) -> None:
+        line, draw = self.line(self._places[client]), self._agenda.random
 
         def deliver() -> None:
             if self._sessions.get(client) is session:  # what is under way when a link ends is lost
                 self._agenda.note(topic, payload)
-                session.take(topic, payload)
+                session.take(topic, payload, retained)
 
         def deliver_late() -> None:
             if (current := self._sessions.get(client)) is not None:
-                current.take(topic, payload)
+                current.take(topic, payload, retained)
 
         if not qos and self._happens(line.losses, "lost"):
             return

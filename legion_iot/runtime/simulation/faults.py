@@ -140,7 +140,7 @@ def _freeze(group: Group, agent: str, fault: Fault) -> None:
         return
     process.freeze()
     if fault.seconds > NOTICE:
-        group.agenda.at(NOTICE, lambda: group.broker.cut(agent, 0.0) if process is group.agents[agent] else None)
+        group.agenda.at(NOTICE, lambda: process.drop_link() if process.frozen else None)
 
 
 def _thaw(group: Group, agent: str, fault: Fault) -> None:
@@ -154,6 +154,10 @@ def _cut(group: Group, agent: str, fault: Fault) -> None:
 
 def _mend_link(group: Group, agent: str, fault: Fault) -> None:
     group.agents[agent].mend_link()
+
+
+def _twin(group: Group, agent: str, fault: Fault) -> None:
+    group.start(agent)
 
 
 def _slow(group: Group, agent: str, fault: Fault) -> None:
@@ -254,6 +258,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "crash": Kind("an agent is killed, and started later; the broker notices after a while", _kill, _start),
         "restart": Kind("an agent is killed and started at once; its will comes late", _restart, _nothing),
+        "twin": Kind("another agent starts under the name of one that runs", _twin, _nothing),
         "leave": Kind("an agent says goodbye, and comes back later", _leave, _start),
         "hang": Kind("an agent is stopped, and goes on later", _freeze, _thaw, 60.0),
         "slow": Kind("an agent computes 2 to 12 times slower for a while", _slow, _fast, 120.0),

@@ -6,6 +6,7 @@ Everything said travels as bytes through `wire`. Invariants are checked after ev
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -61,7 +62,8 @@ class Group:
         self.broker = Broker(self.agenda, self.usual)
         self.noise = Noise(network)
         self.requests, self.said, self.kept = Requests(), Said(), Kept()
-        self.agents: dict[str, AgentProcess] = {}
+        self.agents: dict[str, AgentProcess] = {}  # the newest of each name
+        self.replaced: list[AgentProcess] = []
         self._agent_step = agent_step
         self._sessions, self._numbers = itertools.count(1), itertools.count(1)
         self._foreign: set[str] = set()  # requests whose answers the oracle does not know
@@ -70,7 +72,16 @@ class Group:
         )
         state.shared.samples = samples or Samples()
         self.orchestrator = OrchestratorProcess(
-            self.agenda, self.broker, state, content, planner, self.requests, self.said, self._ended, orchestrator_step
+            self.agenda,
+            self.broker,
+            "session-0",
+            state,
+            content,
+            planner,
+            self.requests,
+            self.said,
+            self._ended,
+            orchestrator_step,
         )
 
     @property
@@ -84,11 +95,10 @@ class Group:
         return self.requests.ended
 
     def start(self, name: str, behaviour: Behaviour | None = None, worker: Worker | None = None) -> AgentProcess:
-        """A new process of an agent; one that runs already is taken over, as by a restart without goodbye."""
-        old = self.agents.get(name)
-        if old is not None:
+        """A new process of an agent; of two that run under one name, one ends when it sees the other."""
+        if (old := self.agents.get(name)) is not None:
             behaviour = behaviour or old.behaviour
-            old.alive = False
+            self.replaced.append(old)
         self.broker.line(name).cut = False
         self.agents[name] = AgentProcess(
             self.agenda, self.broker, self.kept, name, f"session-{next(self._sessions)}", self.model,
@@ -131,6 +141,9 @@ class Group:
 
     def check_settled(self) -> None:
         """What has to hold when the group serves, and nothing happens to it."""
+        alive = Counter(process.name for process in (*self.agents.values(), *self.replaced) if process.alive)
+        for name, count in alive.items():
+            hold(count == 1, "one-name", f"{count} agents are {name}")
         at_work = set(self.state.plan.agents) if self.state.plan is not None else set()
         for name in self.agents:
             payload = self.broker.retained.get(TOPICS.assignment(name, self.model.name))

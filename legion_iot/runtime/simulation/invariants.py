@@ -10,6 +10,7 @@
 | bounded           | requests under way and waiting, and what an agent and a sender hold, stay in bounds      |
 | work-for-members  | nothing is sent to an agent that is offline or left out                                  |
 | two-epochs        | an agent holds two epochs of a model at most, and computes in none that is not loaded    |
+| one-name          | of two agents with one name, one ends and the other one stays                            |
 | no-orphans        | once the group serves, no agent outside the plan finds an assignment with steps          |
 | serves-again      | a bounded time after the last fault the group serves, with all agents and right answers  |
 | no-exception      | no machine raises                                                                        |

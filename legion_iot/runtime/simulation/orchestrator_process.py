@@ -66,6 +66,7 @@ class OrchestratorProcess(Participant):
         self,
         agenda: Agenda,
         broker: Broker,
+        session: str,
         state: orchestrator.State,
         content: bytes,
         planner: Planner | None,
@@ -74,7 +75,7 @@ class OrchestratorProcess(Participant):
         ended: Callable[[orchestrator.RequestEnded], None],
         step: OrchestratorStep = orchestrator.step,
     ) -> None:
-        super().__init__(agenda, broker, ORCHESTRATOR, FILTERS)
+        super().__init__(agenda, broker, ORCHESTRATOR, session, FILTERS)
         self.state = state
         self._content, self._planner = content, planner or by_speed(state.make_plan)
         self._planning: Planning | None = None
@@ -96,13 +97,13 @@ class OrchestratorProcess(Participant):
     # --- the connection ---
 
     def _will(self) -> Publication:
-        gone = codec.to_json(OrchestratorState("offline", "session"))
+        gone = codec.to_json(OrchestratorState("offline", self.session))
         return Publication(TOPICS.orchestrator_state(), gone, 1, retain=True)
 
     def _connected(self) -> None:
         self._publish_phase()
 
-    def _take(self, topic: str, payload: bytes) -> None:
+    def _take(self, topic: str, payload: bytes, retained: bool) -> None:
         match TOPICS.parse(topic):
             case AgentTopic(agent=name, kind="state"):
                 self._happens(orchestrator.AgentStateArrived(name, codec.from_json(AgentState, payload)))
@@ -177,7 +178,7 @@ class OrchestratorProcess(Participant):
                 self._publish_phase()
 
     def _publish_phase(self) -> None:
-        phase = OrchestratorState(self.state.phase, "session", self.state.detail)
+        phase = OrchestratorState(self.state.phase, self.session, self.state.detail)
         self.publish(TOPICS.orchestrator_state(), phase, retain=True)
 
     def _consult(self, consult: orchestrator.Consult) -> orchestrator.PlannerAnswered:

@@ -25,17 +25,18 @@ class Participant:
     Messages at QoS 1 wait while there is no connection. A process that is `frozen` takes nothing in and sends nothing.
     """
 
-    def __init__(self, agenda: Agenda, broker: Broker, name: str, filters: Iterable[str]) -> None:
-        self.name = name
+    def __init__(self, agenda: Agenda, broker: Broker, name: str, session: str, filters: Iterable[str]) -> None:
+        self.name, self.session = name, session
         self.alive, self.linked, self.frozen = True, False, False
         self.dropped = 0
         self._agenda, self._broker = agenda, broker
         self._outbox: deque[Publication] = deque(maxlen=MOST_WAITING)
-        self._unread: list[tuple[str, bytes]] = []
+        self._unread: list[tuple[str, bytes, bool]] = []
         self.fragments = FragmentLink(
             agenda, agenda.random.getrandbits(48), self._publish_fragments, self._fragment, self._given_up
         )
-        broker.subscribe(name, filters)
+        self._client = f"{name}-{session}"  # no other process has this id
+        broker.subscribe(self._client, name, filters)
 
     # --- the connection ---
 
@@ -43,31 +44,35 @@ class Participant:
         """Connect, or connect again: QoS 1 messages that waited are sent, retained ones come anew."""
         if not self.alive or self.linked:
             return
-        if self.frozen or not self._broker.connect(self.name, self._arrived, self._lost, self._will()):
+        if self.frozen or not self._broker.connect(self._client, self._arrived, self._lost, self._will()):
             self._agenda.at(self._agenda.random.uniform(*RECONNECT), self.link)
             return
         self.linked = True
         waited, self._outbox = self._outbox, deque(maxlen=MOST_WAITING)
         for publication in waited:
-            self._broker.publish(self.name, publication)
+            self._broker.publish(self._client, publication)
         self.fragments.link_up()
         self._connected()
 
     def break_link(self, will_after: float) -> None:
         """The line is cut until `mend_link`; the broker notices after a while, and publishes the will."""
         self._broker.line(self.name).cut = True
-        self._broker.cut(self.name, will_after)
+        self._broker.cut(self._client, will_after)
 
     def mend_link(self) -> None:
         """The line is whole again; the process connects by itself, before long."""
         if self.alive:
             self._broker.line(self.name).cut = False
 
+    def drop_link(self) -> None:
+        """The broker ends the connection, and publishes the will."""
+        self._broker.cut(self._client, 0.0)
+
     def kill(self, will_after: float) -> None:
         """The process ends without a word."""
         if self.alive:
             self.alive = False
-            self._broker.cut(self.name, will_after)
+            self._broker.cut(self._client, will_after)
 
     def freeze(self) -> None:
         """The process stops, as by SIGSTOP."""
@@ -79,8 +84,8 @@ class Participant:
             return
         self.frozen = False
         unread, self._unread = self._unread, []
-        for topic, payload in unread:
-            self._arrived(topic, payload)
+        for message in unread:
+            self._arrived(*message)
         self.fragments.wake()
         if not self.linked:
             self.link()
@@ -92,7 +97,7 @@ class Participant:
     def publish_bytes(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         publication = Publication(topic, payload, qos, retain)
         if self.linked:
-            self._broker.publish(self.name, publication)
+            self._broker.publish(self._client, publication)
         elif qos:
             self._outbox.append(publication)
 
@@ -104,12 +109,12 @@ class Participant:
             self._agenda.at(self._agenda.random.uniform(*RECONNECT), self.link)
             self._disconnected()
 
-    def _arrived(self, topic: str, payload: bytes) -> None:
+    def _arrived(self, topic: str, payload: bytes, retained: bool) -> None:
         if self.frozen:
-            self._unread.append((topic, payload))
+            self._unread.append((topic, payload, retained))
         elif self.alive:
             try:
-                self._take(topic, payload)
+                self._take(topic, payload, retained)
             except ProtocolError as error:  # dropped and counted, as in life
                 self.dropped += 1
                 self._agenda.tell(f"{self.name} drops what came on {topic}: {error}")
@@ -130,7 +135,7 @@ class Participant:
     def _disconnected(self) -> None:
         """The connection has ended."""
 
-    def _take(self, topic: str, payload: bytes) -> None:
+    def _take(self, topic: str, payload: bytes, retained: bool) -> None:
         raise NotImplementedError
 
     def _fragment(self, sender: str, header: Fragment, elements: memoryview) -> None:

@@ -7,8 +7,8 @@ from collections import deque
 
 import pytest
 
+from legion_iot.runtime.name_claim import NameClaim, Next
 from legion_iot.wire.messages import AgentState
-from legion_iot_agent.name import NameClaim, Next
 
 
 class Topic:
