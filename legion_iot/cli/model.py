@@ -1,16 +1,113 @@
-"""`legion model`: what a network is made of."""
+"""`legion model`: what a network is made of, and which ones a group serves."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
-from legion_iot.cli.console import find_model, out, progress_line
+from legion_iot.cli.console import err, find_model, out, progress_line
+from legion_iot.cli.devices import BASE_TOPIC, BROKER
+from legion_iot.interruption import temporary_directory
 
-app = typer.Typer(help="Look at models.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from legion_iot.orchestrator.operator import Operator
+
+app = typer.Typer(help="Look at models, and say which ones a group serves.", no_args_is_help=True)
+
+_CREDENTIALS: Any = typer.Option(
+    None, envvar="LEGION_CREDENTIALS", help="The bundle of `legion broker add-device --role operator`."
+)
+
+
+@app.command("add")
+def add(
+    model: str = typer.Argument(help="A .tflite file, or a name from `legion zoo list`."),
+    name: str = typer.Option("", help="What it is asked for by, on <base>/infer/<name>.  [default: the file's name]"),
+    replace: bool = typer.Option(False, "--replace", help="Even where that name is another model's."),
+    input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
+    broker: str = BROKER,
+    base_topic: str = BASE_TOPIC,
+    credentials: Path | None = _CREDENTIALS,
+) -> None:
+    """Have a group serve one more model, from now on and after restarts; the file is sent to its orchestrator.
+
+    Example: legion model add cat-detector.tflite --name cats --broker mqtt://192.168.1.10
+    """
+    from legion_iot_agent.shapes import static_file  # noqa: PLC0415 — loads numpy
+
+    with (
+        progress_line() as progress,
+        temporary_directory("legion-model-") as scratch,
+        _operator(broker, base_topic, credentials) as operator,
+    ):
+        path, found = find_model(model, progress)
+        operator.add(static_file(path, scratch, input_shape), name or found, replace, progress)
+    err.print(f"{name or found} is served, on {operator.topics.infer(name or found)}", markup=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_models(
+    broker: str = BROKER,
+    base_topic: str = BASE_TOPIC,
+    credentials: Path | None = _CREDENTIALS,
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """List the models that a group serves: in which phase each is, on which agents, and whether a restart keeps it.
+
+    Example: legion model list --broker mqtt://192.168.1.10
+    """
+    with _operator(broker, base_topic, credentials) as operator:
+        models = operator.models()
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "models": [asdict(model) for model in models]}))
+        return
+    table = Table("name", "input", "size", "phase", "on", "kept", "SHA-256")
+    for each in models:
+        where = each.error or ", ".join(each.agents) or each.detail
+        shape = f"{'×'.join(map(str, each.input_shape))} {each.input_dtype}"
+        size = f"{each.size / 1e6:.1f} MB" if each.size else ""
+        phase = "broken" if each.error else each.phase
+        table.add_row(each.name, shape, size, phase, where, "yes" if each.kept else "no", each.sha256[:12])
+    out.print(table)
+
+
+@app.command("remove")
+def remove(
+    name: str = typer.Argument(help="Its name in `legion model list`."),
+    broker: str = BROKER,
+    base_topic: str = BASE_TOPIC,
+    credentials: Path | None = _CREDENTIALS,
+) -> None:
+    """Have a group serve a model no more: requests under way end, and agents free what they hold of it.
+
+    Example: legion model remove cats --broker mqtt://192.168.1.10
+    """
+    with _operator(broker, base_topic, credentials) as operator:
+        operator.remove(name)
+    err.print(f"{name} is served no more", markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _operator(broker: str, base_topic: str, credentials: Path | None) -> Iterator[Operator]:
+    from legion_iot.orchestrator.operator import Operator  # noqa: PLC0415 — loads paho
+    from legion_iot.transport.credentials import (  # noqa: PLC0415
+        DEFAULT_BASE_TOPIC,
+        broker_address,
+        check_role,
+        read_bundle,
+    )
+
+    bundle = None if credentials is None else check_role(read_bundle(credentials), "operator")
+    topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
+    with Operator(broker_address(bundle, broker), topic) as operator:
+        yield operator
 
 
 @app.command("show")

@@ -44,7 +44,7 @@ def run(
     models: list[str] | None = typer.Argument(
         None,
         metavar="[MODEL]...",
-        help="Each a .tflite file, or a name from `legion zoo list`.  [default: the configuration's]",
+        help="Each a .tflite file, or a name from `legion zoo list`.  [default: the configuration's, or none]",
     ),
     broker: str | None = setting(BROKER),
     credentials: str | None = setting(CREDENTIALS),
@@ -59,6 +59,8 @@ def run(
 ) -> None:
     """Serve each MODEL: pictures published on <base>/infer/<model> are answered on <base>/infer/<model>/result.
 
+    Models of `legion model add` are served, too, now and whenever it runs with this state directory.
+
     Each option can also be a variable, such as LEGION_BROKER, or stand in /etc/legion-iot/orchestrator.toml.
 
     Example: legion orchestrator run efficientnet-lite0 --broker mqtt://192.168.1.10 --agents 4
@@ -69,8 +71,6 @@ def run(
 
     settings, bundle = configured("orchestrator", context.params, os.environ, config)
     wanted = settings[MODELS]
-    if not wanted:
-        raise UsageError("no model to serve: name one, or set models in /etc/legion-iot/orchestrator.toml")
     found, aim = find_planner(settings[PLANNER]), check_objective(settings[OBJECTIVE])
     directory = settings[STATE_DIR]
     if not settings.is_default(STATE_DIR) and not (directory.is_dir() and os.access(directory, os.W_OK)):
@@ -96,7 +96,7 @@ def _serve(options: OrchestratorOptions) -> None:
     from legion_iot.orchestrator.service import OrchestratorService  # noqa: PLC0415 — loads numpy
 
     def say(phase: str, detail: str) -> None:
-        topics = ", ".join(f"{options.base_topic}/infer/{model.name}" for model in options.models)
+        topics = ", ".join(f"{options.base_topic}/infer/{name}" for name in service.models.by_name)
         connected = f"publish pictures on {topics}"  # no phase yet
         err.print(f"{phase}: {detail}" if phase else connected, markup=False, soft_wrap=True)
 

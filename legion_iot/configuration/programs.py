@@ -97,7 +97,7 @@ MODELS: Setting[tuple[str, ...]] = Setting(
     texts("a list of .tflite files and names from `legion zoo list`"),
     tuple,
     "what is served; as a flag or variable, with commas between them",
-    "none: the command line says it",
+    "none but those of `legion model add`",
 )
 AGENTS: Setting[int] = Setting("agents", whole(1, 10_000), lambda: 1, "agents to wait for before the first plan")
 WIRE: Setting[str] = Setting(

@@ -15,7 +15,10 @@ from collections.abc import Callable
 
 from legion_iot.errors import BrokerError, ProtocolError
 from legion_iot.notify import Notifier
+from legion_iot.orchestrator.background import Background
+from legion_iot.orchestrator.bridge import Bridge
 from legion_iot.orchestrator.chunks import ChunkServer
+from legion_iot.orchestrator.model_store import ModelStore
 from legion_iot.orchestrator.models import ServedModels
 from legion_iot.orchestrator.options import OrchestratorOptions
 from legion_iot.orchestrator.own_link import OwnLink
@@ -28,6 +31,7 @@ from legion_iot.transport.connection import Connected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Undelivered
 from legion_iot.transport.pair import ConnectionPair, PairEvent
 from legion_iot.wire import codec
+from legion_iot.wire.bridge import BridgeResponse
 from legion_iot.wire.messages import (
     AgentInfo,
     AgentState,
@@ -42,7 +46,7 @@ from legion_iot.wire.messages import (
     TileTiming,
 )
 from legion_iot.wire.tensors import INBOX
-from legion_iot.wire.topics import AgentTopic, InboxTopic, InferTopic, ReportTopic, Topics
+from legion_iot.wire.topics import AgentTopic, BridgeTopic, InboxTopic, InferTopic, ReportTopic, Topics
 
 log = logging.getLogger("legion-orchestrator")
 
@@ -58,8 +62,9 @@ REPORTS: dict[str, type[Ready] | type[Failed] | type[TileTiming]] = {
 class OrchestratorService:
     """Serves models to whoever publishes on their infer topics, from connect to disconnect.
 
-    `on_phase(phase, detail)` and `on_ended` are called on the loop's thread. Raises ModelError where a model cannot be
-    served, UsageError where its name cannot be.
+    `on_phase(phase, detail)` and `on_ended` are called on the loop's thread. With a state directory, models can be
+    added and removed meanwhile, and are served again by the next run. Raises ModelError where a model cannot be served,
+    UsageError where its name cannot be, InputError where the state directory cannot be used.
     """
 
     def __init__(
@@ -89,6 +94,12 @@ class OrchestratorService:
         self._chunks = ChunkServer(self.models.content)
         for model in options.models:
             self.models.add(load(model))
+        self._background = Background(self._links.wake)
+        self._bridge: Bridge | None = None
+        if options.state_directory is not None:
+            store = ModelStore(options.state_directory / "served", options.base_topic)
+            self._bridge = Bridge(store, self.models, self._background, self._respond, self._publish_phase)
+            self._bridge.serve_kept()
         self._stopping = threading.Event()
 
     # --- the loop ---
@@ -103,6 +114,7 @@ class OrchestratorService:
             *((self._topics.agent("+", kind), 1) for kind in ("info", "profile", "state")),
             (self._topics.report("+", "+"), 1),
             (self._topics.infer("+"), 1),
+            (self._topics.bridge_request("+"), 1),
         ]
         self._links.open(control)
         try:
@@ -117,6 +129,7 @@ class OrchestratorService:
             arrived = self._links.next(self._own_link.patience(TICK))
             self._take(arrived)
             self.models.take_plans()
+            self._background.deliver()
             if arrived is None and (probed := self._own_link.turn(not self._shared.under_way)) is not None:
                 self.models.tell(probed)
             if time.monotonic() - ticked >= TICK:
@@ -133,6 +146,7 @@ class OrchestratorService:
         except BrokerError as error:
             log.warning("could not say goodbye: %s", error)
         self._links.close()
+        self._background.stop()
 
     def _changed(self, model: ServedModel) -> None:
         """The phase of a model has changed."""
@@ -182,6 +196,8 @@ class OrchestratorService:
                 self._receive_binary(sender, message.payload)
             case InferTopic(model=name) if not message.retain:
                 self._request(name, message.payload)
+            case BridgeTopic(operation=operation) if self._bridge is not None and not message.retain:
+                self._bridge.take(operation, message.payload)
             case AgentTopic() if not message.payload:
                 pass  # a retained message that was cleared
             case AgentTopic(agent=agent, kind=kind):
@@ -203,6 +219,9 @@ class OrchestratorService:
             self._send_chunk(sender, content)
         else:
             raise ProtocolError("not for the orchestrator")
+
+    def _respond(self, operation: str, response: BridgeResponse) -> None:
+        self._around.publish(self._topics.bridge_response(operation), response)
 
     def _request(self, name: str, payload: bytes) -> None:
         if (model := self.models.by_name.get(name)) is not None:

@@ -2,7 +2,8 @@
 
 Nothing is allowed that does not stand here. An agent writes as itself only, since the sender stands in the topic; what
 it says of itself, what it is told and what it is sent are topics of its own name. Inputs are for the orchestrator only,
-and feature maps for the two whose names are in the topic: an observer sees neither.
+and feature maps for the two whose names are in the topic: an observer sees neither. Which models are served is not for
+every client to say: an operator may do what a client may, and that.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal, TypeAlias, get_args
 from legion_iot.errors import UsageError
 from legion_iot.wire.topics import ORCHESTRATOR, Topics, check_agent_name
 
-Role: TypeAlias = Literal["agent", "orchestrator", "client", "observer"]
+Role: TypeAlias = Literal["agent", "orchestrator", "client", "operator", "observer"]
 Access: TypeAlias = Literal["read", "write"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -71,6 +72,7 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.report(_ANY, _ANY),
                     topics.inbox(ORCHESTRATOR, _ANY),
                     topics.infer(_ANY),
+                    topics.bridge_request(_ANY),
                 ],
                 [
                     topics.assignment(_ANY, _ANY),
@@ -81,8 +83,12 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.orchestrator_state(),
                     topics.model(_ANY),
                     topics.result(_ANY),
+                    topics.bridge_response(_ANY),
                 ],
             )
+        case "operator":
+            read, write = _filters("client", name, topics)
+            return [*read, topics.bridge_response(_ANY)], [*write, topics.bridge_request(_ANY)]
         case "client":
             return [topics.result(_ANY), topics.model(_ANY), topics.orchestrator_state()], [topics.infer(_ANY)]
         case "observer":

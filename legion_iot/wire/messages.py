@@ -383,7 +383,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorState:
-    """Retained on `orchestrator/state`: `gathering`, `profiling`, `assigning`, `serving` or `offline`.
+    """Retained on `orchestrator/state`: `gathering`, `profiling`, `assigning`, `serving`, `idle` or `offline`.
 
     `agents` are those that the orchestrator sees online, whether they have work or not.
     """

@@ -30,9 +30,14 @@ def check_agent_name(name: str) -> str:
 
 def check_model_name(name: str) -> str:
     """The name, when a model may have it; raises UsageError."""
-    if not _MODEL.fullmatch(name):
+    if not is_model_name(name):
         raise UsageError(f"{name!r} cannot be a model's name; use up to 32 of a–z, 0–9, '.', '_' and '-'")
     return name
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a model may have that name."""
+    return _MODEL.fullmatch(name) is not None
 
 
 def check_participant_name(name: str) -> str:
@@ -92,7 +97,14 @@ class ResultTopic:
     model: str
 
 
-ParsedTopic = AgentTopic | AssignmentTopic | ReportTopic | InboxTopic | InferTopic | ResultTopic
+@dataclass(frozen=True, slots=True)
+class BridgeTopic:
+    """`bridge/request/<operation>`."""
+
+    operation: str
+
+
+ParsedTopic = AgentTopic | AssignmentTopic | ReportTopic | InboxTopic | InferTopic | ResultTopic | BridgeTopic
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +148,12 @@ class Topics:
     def result(self, model: str) -> str:
         return f"{self.base}/infer/{model}/result"
 
+    def bridge_request(self, operation: str) -> str:
+        return f"{self.base}/bridge/request/{operation}"
+
+    def bridge_response(self, operation: str) -> str:
+        return f"{self.base}/bridge/response/{operation}"
+
     def parse(self, topic: str) -> ParsedTopic:
         """What a topic is; raises ProtocolError for anything that is not of this group or not well formed."""
         prefix = f"{self.base}/"
@@ -156,4 +174,6 @@ class Topics:
                 return InferTopic(model)
             case ["infer", model, "result"] if _MODEL.fullmatch(model):
                 return ResultTopic(model)
+            case ["bridge", "request", operation] if _NAME.fullmatch(operation):
+                return BridgeTopic(operation)
         raise ProtocolError(f"topic {topic!r} is none of this protocol")

@@ -16,12 +16,20 @@ from legion_iot.errors import UsageError
 from legion_iot.transport import Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire.access import ROLES, check_member, grants
+from legion_iot.wire.bridge import OPERATIONS
 from legion_iot.wire.topics import AGENT_KINDS, Topics
 from legion_iot_broker.access import acl_file
 from legion_iot_broker.launch import RunningBroker
 
 PATIENCE = 20.0
-MEMBERS = {"pi1": "agent", "pi2": "agent", "boss": "orchestrator", "phone": "client", "eye": "observer"}
+MEMBERS = {
+    "pi1": "agent",
+    "pi2": "agent",
+    "boss": "orchestrator",
+    "phone": "client",
+    "chief": "operator",
+    "eye": "observer",
+}
 JUDGE = "judge"  # sees and says everything: it is the test's, not the table's
 
 # topic below the base: who writes, who reads
@@ -46,10 +54,18 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "orchestrator/inbox/pi2": ({"pi2"}, {"boss"}),
     "orchestrator/inbox/orchestrator": ({"boss"}, {"boss"}),
     "orchestrator/probe": ({"boss"}, set()),
-    "orchestrator/state": ({"boss"}, {"pi1", "pi2", "phone", "eye"}),
-    "models/vgg16": ({"boss"}, {"phone", "eye"}),
-    "infer/vgg16": ({"phone"}, {"boss"}),
-    "infer/vgg16/result": ({"boss"}, {"phone", "eye"}),
+    "orchestrator/state": ({"boss"}, {"pi1", "pi2", "phone", "chief", "eye"}),
+    "models/vgg16": ({"boss"}, {"phone", "chief", "eye"}),
+    "infer/vgg16": ({"phone", "chief"}, {"boss"}),
+    "infer/vgg16/result": ({"boss"}, {"phone", "chief", "eye"}),
+    "bridge/request/model-list": ({"chief"}, {"boss"}),
+    "bridge/request/model-add": ({"chief"}, {"boss"}),
+    "bridge/request/model-remove": ({"chief"}, {"boss"}),
+    "bridge/request/model-upload": ({"chief"}, {"boss"}),
+    "bridge/response/model-list": ({"boss"}, {"chief"}),
+    "bridge/response/model-add": ({"boss"}, {"chief"}),
+    "bridge/response/model-remove": ({"boss"}, {"chief"}),
+    "bridge/response/model-upload": ({"boss"}, {"chief"}),
     # Nobody writes these.
     "agents/pi1": (set(), set()),
     "agents/pi1/mood": (set(), set()),
@@ -61,6 +77,8 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "orchestrator/inbox/boss": (set(), {"boss"}),
     "orchestrator/state/more": (set(), set()),
     "infer/vgg16/more": (set(), set()),
+    "bridge/request": (set(), set()),
+    "bridge/request/model-add/more": (set(), set()),
     "secret": (set(), set()),
 }
 # What each member may read, to end its list with.
@@ -69,6 +87,7 @@ LAST = {
     "pi2": "agents/pi2/command",
     "boss": "infer/vgg16",
     "phone": "models/vgg16",
+    "chief": "models/vgg16",
     "eye": "models/vgg16",
 }
 BASE = "kitchen/legion"
@@ -88,6 +107,8 @@ def test_the_table_has_every_topic_there_is() -> None:
         "model": [topics.model("vgg16")],
         "infer": [topics.infer("vgg16")],
         "result": [topics.result("vgg16")],
+        "bridge_request": [topics.bridge_request(operation) for operation in OPERATIONS],
+        "bridge_response": [topics.bridge_response(operation) for operation in OPERATIONS],
     }
     assert builders - {"parse"} == set(built)
     assert {topic for each in built.values() for topic in each} <= {f"{BASE}/{topic}" for topic in TABLE}

@@ -68,7 +68,7 @@ def test_a_group_alone_shows_its_help(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [("dance",), ("--loud",), ("zoo", "get"), ("zoo", "get", "lenet"), ("broker", "run", "--port", "70000"),
-     ("orchestrator", "run"), ("orchestrator", "run", "vgg16", "--agents", "0"),
+     ("model", "add"), ("orchestrator", "run", "vgg16", "--agents", "0"),
      ("orchestrator", "run", "vgg16", "--broker", "kitchen")],
 )  # fmt: skip
 def test_wrong_arguments_are_one_line_and_code_2(arguments: tuple[str, ...]) -> None:

@@ -116,10 +116,10 @@ def test_the_orchestrators_planner_is_checked(tmp_path: Path) -> None:
     assert "'hallo'" in done.stderr
 
 
-def test_an_orchestrator_without_a_model_asks_for_one() -> None:
-    done = run("legion", "orchestrator", "run", "--config", os.devnull)
+def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
+    done = run("legion", "orchestrator", "run", "a/cats.tflite", "b/cats.tflite", "--config", os.devnull)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "model" in done.stderr
+    assert "cats" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -21,6 +21,7 @@ def server() -> ChunkServer:
 
 def test_a_fetch_gets_the_file_even_when_each_chunk_comes_twice() -> None:
     chunks, fetch = server(), Fetch(ModelReference("m", SHA, len(CONTENT)))
+    fetch.begin(0)
     got = bytearray(len(CONTENT))
     while not fetch.is_complete:
         for wanted in fetch.ask(0.0):

@@ -10,13 +10,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from legion_iot.wire import messages
+from legion_iot.wire import bridge, messages
 from legion_iot.wire.quantised import WIRES
 
 MESSAGES: list[type[Any]] = [
     kind
-    for kind in vars(messages).values()
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == messages.__name__
+    for module in (messages, bridge)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
 ]
 
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=12)

@@ -11,6 +11,7 @@ from legion_iot.wire.topics import (
     AGENT_KINDS,
     AgentTopic,
     AssignmentTopic,
+    BridgeTopic,
     InboxTopic,
     InferTopic,
     ReportTopic,
@@ -57,6 +58,7 @@ def test_what_is_built_is_parsed(base: str, name: str, other: str, model: str, k
     assert topics.parse(topics.inbox("orchestrator", name)) == InboxTopic("orchestrator", name)
     assert topics.parse(topics.infer(model)) == InferTopic(model)
     assert topics.parse(topics.result(model)) == ResultTopic(model)
+    assert topics.parse(topics.bridge_request(name)) == BridgeTopic(name)
     assert check_agent_name(name) == check_participant_name(name) == name
     assert check_model_name(model) == model
 

@@ -1,0 +1,239 @@
+"""What an operator does from any machine: look at the models of a group, add one, remove one (`orchestrator.bridge`).
+
+Theory. A request without an answer is sent again when the link is back, since asking twice changes nothing more. A file
+goes up in pieces, a window of them under way; when the link was cut, a piece was lost, or the orchestrator is another
+one, the model is asked for once more, and the answer says where to go on.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from legion_iot.errors import BrokerError, InputError, LegionError, ModelError, RequestError, UsageError
+from legion_iot.files import sha256_of
+from legion_iot.transport.connection import (
+    BrokerAddress,
+    Connected,
+    Connection,
+    Disconnected,
+    EventHandler,
+    Message,
+    Refused,
+    TransportEvent,
+)
+from legion_iot.transport.paho import PahoConnection
+from legion_iot.wire import codec
+from legion_iot.wire.bridge import (
+    PIECE,
+    PIECES_UNDER_WAY,
+    UPLOAD,
+    AddModel,
+    BridgeResponse,
+    ListModels,
+    ModelStatus,
+    RemoveModel,
+    UploadPiece,
+)
+from legion_iot.wire.messages import ModelReference, OrchestratorState
+from legion_iot.wire.topics import Topics, check_model_name
+
+Progress = Callable[[str, float | None], None]
+Connect = Callable[[BrokerAddress, str, EventHandler], Connection]
+
+OPEN_TIMEOUT = 10.0  # seconds
+ABSENT = 3.0  # seconds without an answer, where no orchestrator says that it is there
+PATIENCE = 60.0  # seconds without an answer otherwise, and for a link to come back
+ASK_AGAIN = 10.0  # seconds after which a request without an answer is sent once more
+PREPARING = 300.0  # seconds for a large model to be read on a slow machine
+
+_ERRORS: dict[str, type[LegionError]] = {
+    "not-servable": ModelError,
+    "name-taken": UsageError,
+    "bad-name": UsageError,
+    "unknown-name": UsageError,
+}
+
+
+class _CutOff(Exception):
+    """An upload has to ask where to go on."""
+
+
+class Operator:
+    """Asks the orchestrator of a group; use it in `with`. Raises BrokerError where the broker cannot be used.
+
+    Methods raise RequestError where no orchestrator answers, or it refuses; BrokerError where the link stays cut.
+    """
+
+    def __init__(self, address: BrokerAddress, base_topic: str, connect: Connect = PahoConnection) -> None:
+        self._address, self.topics = address, Topics(base_topic)
+        self._events: queue.SimpleQueue[TransportEvent] = queue.SimpleQueue()
+        self._connection = connect(address, f"legion-operator-{secrets.token_hex(4)}", self._events.put)
+        self._state = ""  # of the orchestrator, as far as one has said it
+        self._answered = False  # whether there has ever been an answer
+        self._linked = False
+
+    def __enter__(self) -> Operator:
+        self._connection.open(OPEN_TIMEOUT)
+        topics = self.topics
+        operations = [topics.bridge_response("+"), topics.orchestrator_state()]
+        try:
+            self._next(time.monotonic() + OPEN_TIMEOUT)  # Connected
+            self._connection.subscribe([(topic, 1) for topic in operations])
+        except BaseException:
+            self._connection.abort()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After an error, nothing that still waits is worth waiting for.
+        self._connection.close() if kind is None else self._connection.abort()
+
+    # --- what can be done ---
+
+    def models(self) -> tuple[ModelStatus, ...]:
+        """The models that are served, or should be."""
+        return self._ask("model-list", ListModels(_transaction())).data.models
+
+    def remove(self, name: str) -> None:
+        """Have a model served no more; raises UsageError where there is none of that name."""
+        self._ask("model-remove", RemoveModel(_transaction(), name))
+
+    def add(self, path: Path, name: str, replace: bool, progress: Progress) -> None:
+        """Have the model in a file served, and kept.
+
+        Raises InputError where it cannot be read, ModelError where it cannot be served, UsageError for a name that
+        cannot be, or is another model's which it shall not `replace`.
+        """
+        try:
+            model = ModelReference(check_model_name(name), sha256_of(path), path.stat().st_size)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); give a .tflite file") from None
+        uploaded, since = -1, time.monotonic()
+        while True:
+            progress(f"asking for {name}", None)
+            data = self._ask("model-add", AddModel(_transaction(), model, replace)).data
+            if data.state == "served":
+                return
+            if data.offset > uploaded:
+                uploaded, since = data.offset, time.monotonic()
+            elif time.monotonic() - since > PATIENCE:
+                raise BrokerError(f"the upload to {self._address} gets no further; add the model again to go on")
+            try:
+                self._upload(path, model, data.offset, progress)
+            except _CutOff as reason:
+                progress(f"{reason}; going on", None)
+
+    # --- uploads ---
+
+    def _upload(self, path: Path, model: ModelReference, offset: int, progress: Progress) -> None:
+        """Send the file from `offset` on; raises _CutOff where it has to be asked how to go on."""
+        transaction, sent, there = _transaction(), offset, offset
+        with path.open("rb") as file:
+            while there < model.size:
+                while sent < model.size and sent - there < PIECES_UNDER_WAY * PIECE:
+                    file.seek(sent)
+                    body = file.read(PIECE)
+                    if not body:
+                        raise InputError(f"{path}: has become shorter; add it again")
+                    header = codec.pack(UploadPiece(transaction, model.sha256, sent))
+                    self._connection.publish(self.topics.bridge_request(UPLOAD), (header, body))
+                    sent += len(body)
+                reached = self._piece_answered(transaction)
+                if reached <= there:
+                    raise _CutOff("a piece was lost")
+                there = reached
+                progress(f"uploading {model.name}: {there / 1e6:.1f} of {model.size / 1e6:.1f} MB", there / model.size)
+
+    def _piece_answered(self, transaction: str) -> int:
+        deadline = time.monotonic() + PATIENCE
+        while (event := self._next(deadline)) is not None:
+            if isinstance(event, Disconnected | Connected):
+                raise _CutOff("the link was cut")
+            response = self._response(event, transaction)
+            if response is None:
+                continue
+            if response.code == "no-upload":
+                raise _CutOff("the orchestrator was started anew")
+            self._check(response)
+            return response.data.offset
+        raise _CutOff("no answer")
+
+    # --- questions and answers ---
+
+    def _ask(self, operation: str, request: ListModels | AddModel | RemoveModel) -> BridgeResponse:
+        """The last answer to a request, which is sent again when the link was cut, or the orchestrator came later."""
+        asked, patience = self._send(operation, request), PATIENCE
+        since = asked
+        while True:
+            before = self._state
+            early = self._absent and self._linked and not self._answered
+            until = since + (ABSENT if early else patience)
+            event = self._next(min(until, asked + ASK_AGAIN))
+            if event is None and time.monotonic() >= until:
+                self._give_up()
+            if event is None or isinstance(event, Connected) or (before == "offline" and not self._absent):
+                asked = self._send(operation, request)
+            response = self._response(event, request.transaction)
+            if response is None:
+                continue
+            self._check(response)
+            if response.data.state != "preparing":
+                return response
+            since, patience = time.monotonic(), PREPARING
+
+    def _send(self, operation: str, request: ListModels | AddModel | RemoveModel) -> float:
+        self._connection.publish(self.topics.bridge_request(operation), codec.to_json(request))
+        return time.monotonic()
+
+    @property
+    def _absent(self) -> bool:
+        """Whether no orchestrator says that it is there."""
+        return self._state in ("", "offline")
+
+    def _next(self, deadline: float) -> TransportEvent | None:
+        """The next event, None when it is too late; takes note of what it tells of link and orchestrator."""
+        try:
+            event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return None
+        match event:
+            case Refused(error=error):
+                raise error
+            case Connected() | Disconnected():
+                self._linked = isinstance(event, Connected)
+            case Message(topic=topic, payload=payload) if topic == self.topics.orchestrator_state():
+                self._state = codec.from_json(OrchestratorState, payload).state if payload else ""
+        return event
+
+    def _response(self, event: TransportEvent | None, transaction: str) -> BridgeResponse | None:
+        if not isinstance(event, Message) or event.topic == self.topics.orchestrator_state():
+            return None
+        response = codec.from_json(BridgeResponse, event.payload)
+        if response.transaction != transaction:
+            return None
+        self._answered = True
+        return response
+
+    def _check(self, response: BridgeResponse) -> None:
+        if response.status != "ok":
+            raise _ERRORS.get(response.code, RequestError)(response.error)
+
+    def _give_up(self) -> NoReturn:
+        if not self._linked:
+            raise BrokerError(f"the link to {self._address} is cut; look at the broker, then run this again to go on")
+        where = f"below {self.topics.base!r} at {self._address}"
+        if self._absent:
+            raise RequestError(f"no orchestrator is online {where}; start one with: legion orchestrator run")
+        raise RequestError(f"the orchestrator {where} is {self._state} and does not answer; look at what it logs")
+
+
+def _transaction() -> str:
+    return secrets.token_hex(8)

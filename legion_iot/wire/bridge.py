@@ -1,0 +1,94 @@
+"""What an operator asks of the orchestrator, on `bridge/request/<op>`, and its answers, on `bridge/response/<op>`.
+
+`transaction` is the asker's own choice, and given back with the answer. What has no answer may be asked again: asking
+twice for the same changes nothing more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from legion_iot.wire.messages import ModelReference
+
+PIECE = 256 << 10  # bytes of a file, at most, in one message
+PIECES_UNDER_WAY = 8  # sent before the first of them is answered
+
+
+@dataclass(frozen=True, slots=True)
+class ListModels:
+    """On `model-list`: which models are served?"""
+
+    transaction: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddModel:
+    """On `model-add`: serve this file under this name; in the place of another file only if it is to `replace` it."""
+
+    transaction: str
+    model: ModelReference
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveModel:
+    """On `model-remove`: serve it no more."""
+
+    transaction: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPiece:
+    """On `model-upload`, header of a piece of the file with that SHA-256; the body are its bytes from `offset` on."""
+
+    transaction: str
+    sha256: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model that is served, or (`error`) that cannot be; `kept` models are served after a restart, too."""
+
+    name: str
+    sha256: str
+    size: int
+    kept: bool
+    phase: str = ""
+    detail: str = ""
+    input_shape: tuple[int, ...] = ()
+    input_dtype: str = ""
+    epoch: int = 0
+    agents: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeData:
+    """All `models` are `listed`; one of them: `upload` it from `offset` on, it is `preparing`, `served`, `removed`."""
+
+    state: str
+    sha256: str = ""
+    offset: int = 0
+    models: tuple[ModelStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeResponse:
+    """The answer: `status` is `ok` or `error`; then `error` is for people, and `code` for programs."""
+
+    status: str
+    transaction: str
+    data: BridgeData = BridgeData("")
+    error: str = ""
+    code: str = ""
+
+
+REQUESTS: dict[str, type[ListModels] | type[AddModel] | type[RemoveModel]] = {
+    "model-list": ListModels,
+    "model-add": AddModel,
+    "model-remove": RemoveModel,
+}
+UPLOAD = "model-upload"
+OPERATIONS = (*REQUESTS, UPLOAD)

@@ -1,0 +1,291 @@
+"""Models over MQTT: an operator and the orchestrator's bridge on the memory broker, with faults drawn from a seed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from legion_iot.errors import BrokerError, InputError, LegionError, ModelError, ProtocolError, RequestError, UsageError
+from legion_iot.files import sha256_of
+from legion_iot.orchestrator import bridge as bridge_module
+from legion_iot.orchestrator import operator as operator_module
+from legion_iot.orchestrator.background import Background
+from legion_iot.orchestrator.bridge import Bridge
+from legion_iot.orchestrator.model_store import ModelStore, StoreLimits
+from legion_iot.orchestrator.models import ServedModels
+from legion_iot.orchestrator.operator import Operator
+from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
+from legion_iot.orchestrator.serving import Surroundings, load
+from legion_iot.runtime.shared import Shared
+from legion_iot.transport.connection import BrokerAddress, EventHandler, Message, TransportEvent
+from legion_iot.transport.memory import MemoryBroker, MemoryConnection
+from legion_iot.wire import codec
+from legion_iot.wire.bridge import BridgeResponse
+from legion_iot.wire.messages import OrchestratorState
+from legion_iot.wire.topics import BridgeTopic, Topics
+from tests.system.networks import picture_to_picture, residual_classifier
+
+TOPICS = Topics("kitchen")
+ADDRESS = BrokerAddress("nowhere")
+SMALL = 4096  # bytes of a piece, so that small files have many
+
+
+def quiet(text: str, fraction: float | None) -> None:
+    pass
+
+
+class Sooner(Background):
+    """Does its jobs when it is told to, in no thread."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Callable[[], None]] = []
+
+    def do(self, job: Any, done: Any) -> None:
+        def run() -> None:
+            try:
+                outcome = job()
+            except LegionError as error:
+                outcome = error
+            done(outcome)
+
+        self.jobs.append(run)
+
+
+class Orchestrator:
+    """A bridge at the memory broker; `accident` is called before each message it takes."""
+
+    def __init__(self, broker: MemoryBroker, directory: Path, limits: StoreLimits | None = None) -> None:
+        self.broker, self.directory, self.limits = broker, directory, limits or StoreLimits()
+        self.accident: Callable[[], None] = lambda: None
+        self.retained: dict[str, bytes] = {}
+        self.connection = MemoryConnection(broker, "orchestrator", self.take)
+        self.connection.open(1.0)
+        self.start()
+        self.connection.subscribe([(TOPICS.bridge_request("+"), 1)])
+
+    def start(self, *given: ModelFile) -> None:
+        """A new process of it, which knows only what the disk says."""
+        links: Any = SimpleNamespace(control=self.connection, data=self.connection, wake=lambda: None)
+        around = Surroundings(
+            links, TOPICS, SimpleNamespace(), Shared(), itertools.count(), lambda model: None, lambda ended: None  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.models = ServedModels(OrchestratorOptions(ADDRESS, ()), around)
+        for model in given:
+            self.models.add(load(model))
+        self.background = Sooner()
+        store = ModelStore(self.directory, TOPICS.base, self.limits)
+        self.bridge = Bridge(store, self.models, self.background, self.respond, lambda: None)
+        self.bridge.serve_kept()
+        self.connection.publish(TOPICS.orchestrator_state(), codec.to_json(OrchestratorState("idle", "s")), retain=True)
+
+    def respond(self, operation: str, response: BridgeResponse) -> None:
+        self.connection.publish(TOPICS.bridge_response(operation), codec.to_json(response))
+
+    def take(self, event: TransportEvent) -> None:
+        if not isinstance(event, Message):
+            return
+        self.accident()
+        topic = TOPICS.parse(event.topic)
+        assert isinstance(topic, BridgeTopic)
+        self.bridge.take(topic.operation, event.payload)
+        while self.background.jobs:
+            self.background.jobs.pop(0)()
+
+    @property
+    def served(self) -> dict[str, str]:
+        return {name: model.reference.sha256 for name, model in self.models.by_name.items()}
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def orchestrator(broker: MemoryBroker, tmp_path: Path) -> Orchestrator:
+    return Orchestrator(broker, tmp_path / "served")
+
+
+def operator(broker: MemoryBroker, name: str = "chief") -> Operator:
+    def connect(address: BrokerAddress, client_id: str, on_event: EventHandler) -> MemoryConnection:
+        return MemoryConnection(broker, name, on_event)
+
+    return Operator(ADDRESS, TOPICS.base, connect)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "PIECE", SMALL)
+    monkeypatch.setattr(operator_module, "PIECE", SMALL)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("files")
+    return {
+        "strange": residual_classifier(directory / "strange.tflite"),
+        "stranger": residual_classifier(directory / "stranger.tflite", seed=8),
+        "edges": picture_to_picture(directory / "edges.tflite"),
+    }
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_added_listed_kept_replaced_and_removed(
+    broker: MemoryBroker, orchestrator: Orchestrator, files: dict[str, Path]
+) -> None:
+    shown: list[float] = []
+    with operator(broker) as chief:
+        assert chief.models() == ()
+        chief.add(files["strange"], "cats", False, lambda text, fraction: shown.append(fraction or 0.0))
+        chief.add(files["edges"], "edges", False, quiet)
+        chief.add(files["edges"], "edges", False, quiet)  # again changes nothing
+        assert (shown[0], max(shown)) == (0.0, 1.0)
+        cats, edges = chief.models()
+    assert (cats.name, cats.sha256, cats.kept) == ("cats", sha256_of(files["strange"]), True)
+    assert (edges.input_shape, edges.input_dtype, edges.phase) == ((1, 48, 64, 3), "float32", "gathering")
+    assert orchestrator.models.content(cats.sha256) == files["strange"].read_bytes()
+
+    orchestrator.start()
+    assert orchestrator.served == {"cats": cats.sha256, "edges": edges.sha256}
+    with operator(broker) as chief:
+        with pytest.raises(UsageError, match="--replace"):
+            chief.add(files["stranger"], "cats", False, quiet)
+        assert orchestrator.served["cats"] == cats.sha256
+        chief.add(files["stranger"], "cats", True, quiet)
+        chief.remove("edges")
+        with pytest.raises(UsageError, match="served are: cats"):
+            chief.remove("edges")
+    assert orchestrator.served == {"cats": sha256_of(files["stranger"])}
+    orchestrator.start()
+    assert orchestrator.served == {"cats": sha256_of(files["stranger"])}
+    assert len(list(orchestrator.directory.glob("*.tflite"))) == 1
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("seed", range(25))
+def test_whatever_happens_to_the_link_and_the_orchestrator_the_file_arrives(
+    tmp_path: Path, files: dict[str, Path], seed: int
+) -> None:
+    chance = random.Random(seed)
+    broker = MemoryBroker(seed=seed, duplicate=0.2)
+    orchestrator = Orchestrator(broker, tmp_path / "served")
+
+    def accident() -> None:
+        match chance.randrange(30):
+            case 0:
+                broker.cut("chief")
+            case 1:
+                broker.cut("orchestrator")
+            case 2:
+                orchestrator.start()
+            case 3:
+                broker.stop()
+                broker.start()
+
+    orchestrator.accident = accident
+    with operator(broker) as chief:
+        for name in ("strange", "stranger"):
+            chief.add(files[name], name, False, quiet)
+    orchestrator.start()
+    assert orchestrator.served == {name: sha256_of(files[name]) for name in ("strange", "stranger")}
+
+
+def test_a_file_that_is_no_model_is_refused_and_not_kept(
+    broker: MemoryBroker, orchestrator: Orchestrator, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.tflite"
+    wrong.write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
+    with operator(broker) as chief:
+        with pytest.raises(ModelError):
+            chief.add(wrong, "wrong", False, quiet)
+        with pytest.raises(InputError, match="cannot be read"):
+            chief.add(tmp_path / "missing.tflite", "missing", False, quiet)
+        with pytest.raises(UsageError):
+            chief.add(wrong, "no/name", False, quiet)
+    assert orchestrator.served == {}
+    assert list(orchestrator.directory.glob("*.tflite")) == []
+
+
+def test_above_a_limit_nothing_is_sent(broker: MemoryBroker, files: dict[str, Path], tmp_path: Path) -> None:
+    orchestrator = Orchestrator(broker, tmp_path / "served", StoreLimits(file_bytes=1000))
+    with operator(broker) as chief, pytest.raises(RequestError, match="1000 are allowed"):
+        chief.add(files["strange"], "cats", False, quiet)
+    assert list(orchestrator.directory.glob("*.part")) == []
+
+
+def test_a_full_disk_is_said_to_the_operator(
+    broker: MemoryBroker, orchestrator: Orchestrator, files: dict[str, Path]
+) -> None:
+    (orchestrator.directory / f"{sha256_of(files['strange'])}.part").symlink_to("/dev/full")
+    with operator(broker) as chief, pytest.raises(RequestError, match="disk is full"):
+        chief.add(files["strange"], "cats", False, quiet)
+    assert orchestrator.served == {}
+
+
+def test_a_damaged_file_is_told_of_and_can_be_added_again(
+    broker: MemoryBroker, orchestrator: Orchestrator, files: dict[str, Path]
+) -> None:
+    with operator(broker) as chief:
+        chief.add(files["strange"], "cats", False, quiet)
+        (kept,) = orchestrator.directory.glob("*.tflite")
+        content = bytearray(kept.read_bytes())
+        content[-1] ^= 1
+        kept.write_bytes(content)
+        orchestrator.start()
+        (status,) = chief.models()
+        assert "not what was stored" in status.error
+        chief.remove("cats")
+        chief.add(files["strange"], "cats", False, quiet)
+    assert orchestrator.served == {"cats": sha256_of(files["strange"])}
+
+
+def test_a_model_given_at_the_start_comes_before_a_kept_one(
+    broker: MemoryBroker, orchestrator: Orchestrator, files: dict[str, Path]
+) -> None:
+    with operator(broker) as chief:
+        chief.add(files["strange"], "cats", False, quiet)
+        orchestrator.start(ModelFile("cats", files["edges"]))
+        (status,) = chief.models()
+        assert (status.sha256, status.kept) == (sha256_of(files["edges"]), False)
+        chief.add(files["edges"], "cats", False, quiet)  # now it is kept
+        assert chief.models()[0].kept
+    orchestrator.start()
+    assert orchestrator.served == {"cats": sha256_of(files["edges"])}
+
+
+def test_nobody_answers(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operator_module, "ABSENT", 0.05)
+    with operator(broker) as chief, pytest.raises(RequestError, match="no orchestrator is online"):
+        chief.models()
+
+
+def test_a_link_that_stays_cut(
+    broker: MemoryBroker, orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator_module, "PATIENCE", 0.05)
+    with operator(broker) as chief:
+        broker.cut("chief", reconnect=False)
+        with pytest.raises(BrokerError, match="cut"):
+            chief.models()
+
+
+@pytest.mark.parametrize(
+    ("operation", "payload"),
+    [
+        ("model-list", b""),
+        ("model-list", b"{}"),
+        ("model-add", b'{"schema":1,"transaction":"x","model":{"name":"a","sha256":"..","size":1}}'),
+        ("model-upload", b"\0\0\0\0"),
+        ("model-upload", b'{"schema":1}'),
+        ("model-steal", b"{}"),
+    ],
+)
+def test_what_is_no_request_is_refused(orchestrator: Orchestrator, operation: str, payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        orchestrator.bridge.take(operation, payload)
