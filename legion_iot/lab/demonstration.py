@@ -42,8 +42,8 @@ from legion_iot.planning.plan import Plan
 from legion_iot.planning.planners.balanced import MakePlan, after_whole_runs, balanced
 from legion_iot.planning.problem import Planner
 from legion_iot.planning.routing import ORCHESTRATOR
+from legion_iot.runtime.epochs import TIMINGS
 from legion_iot.runtime.exchange import wire_between
-from legion_iot.runtime.orchestrator import TIMINGS
 from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec

@@ -27,7 +27,7 @@ from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.profiles import MEASUREMENTS, ProfileFile
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.shared import Shared
-from legion_iot.transport.connection import Connected, Message, Will
+from legion_iot.transport.connection import Connected, Disconnected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Undelivered
 from legion_iot.transport.pair import ConnectionPair, PairEvent
 from legion_iot.wire import codec
@@ -39,6 +39,7 @@ from legion_iot.wire.messages import (
     Echo,
     Failed,
     Measured,
+    Metrics,
     OrchestratorState,
     Profile,
     Ready,
@@ -112,6 +113,7 @@ class OrchestratorService:
         """Serve until `stop`; raises BrokerError where the broker cannot be reached."""
         control = [
             *((self._topics.agent("+", kind), 1) for kind in ("info", "profile", "state")),
+            (self._topics.agent("+", "metrics"), 0),
             (self._topics.report("+", "+"), 1),
             (self._topics.infer("+"), 1),
             (self._topics.bridge_request("+"), 1),
@@ -175,7 +177,10 @@ class OrchestratorService:
         """Give what came to whom it concerns; what is not of the protocol is logged, counted and dropped."""
         match event:
             case Connected():
+                self.models.tell(machine.LinkFound())
                 self._publish_phase()
+            case Disconnected():
+                self.models.tell(machine.LinkLost())
             case FragmentsArrived(sender=sender, fragments=fragments):
                 for header, body in fragments:
                     self.models.tell(machine.FragmentArrived(sender, header, body))
@@ -249,6 +254,8 @@ def _said(agent: str, kind: str, payload: bytes) -> machine.Event:
             return machine.AgentInfoArrived(agent, codec.from_json(AgentInfo, payload))
         case "profile":
             return machine.ProfileArrived(agent, codec.from_json(Profile, payload))
+        case "metrics":
+            return machine.MetricsArrived(agent, codec.from_json(Metrics, payload))
     raise ProtocolError("not for the orchestrator")
 
 

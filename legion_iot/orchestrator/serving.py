@@ -161,6 +161,9 @@ class ServedModel:
                 if not self.owns(assignment.epoch):
                     self._epochs.append(assignment.epoch)
                 self._around.publish(self._topics.assignment(agent, assignment.model.name), assignment, retain=True)
+            case machine.ClearAssignment(agent=agent):
+                topic = self._topics.assignment(agent, self.reference.name)
+                self._around.links.control.publish(topic, b"", retain=True)
             case machine.SendCommand(agent=agent, command=command):
                 self._around.publish(self._topics.agent(agent, "command"), command)
             case machine.Consult():

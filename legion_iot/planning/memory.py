@@ -131,6 +131,11 @@ def needed_bytes(footprints: Collection[Footprint]) -> int:
     return sum(each.loaded for each in footprints) + REQUESTS * max((each.moving for each in footprints), default=0)
 
 
+def network_bytes(network: Network) -> int:
+    """Bytes of all weights and all feature maps of a network."""
+    return sum(_tensor_bytes(network, tensor) for tensor in range(len(network.graph.tensors)))
+
+
 def plan_memory_bytes(network: Network, plan: Plan) -> Mapping[str, int]:
     """Bytes that each agent of a plan needs: all its tiles are loaded at once, parts and replicas each on their own."""
     parts: defaultdict[str, list[Footprint]] = defaultdict(list)

@@ -68,7 +68,7 @@ from legion_iot.runtime.agent_state import State
 from legion_iot.runtime.arrivals import Arrival
 from legion_iot.runtime.assignment import sends_by_step
 from legion_iot.runtime.attempts import Attempt, StepRun
-from legion_iot.runtime.exchange import Exchange, UnplannedFragmentError, wire_between
+from legion_iot.runtime.exchange import Exchange, NanFragmentError, UnplannedFragmentError, wire_between
 from legion_iot.runtime.held import HeldEpoch
 from legion_iot.wire.messages import (
     Assignment,
@@ -238,7 +238,8 @@ def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
     except UnplannedFragmentError as error:
         state.dropped += 1
         held.exchange.forget(attempt)  # it cannot become complete; one report is enough
-        return [Report(Failed(header.epoch, header.request, str(error), event.sender, attempt=header.attempt))]
+        nan = isinstance(error, NanFragmentError)
+        return [Report(Failed(header.epoch, header.request, str(error), event.sender, attempt=header.attempt, nan=nan))]
     except ProtocolError:
         state.dropped += 1
         return []

@@ -1,44 +1,59 @@
-"""From a routing to what one agent is told, and which of its steps makes what it is to send."""
+"""From a routing to what each agent is told, and which of its steps makes what it is to send."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from legion_iot.errors import ProtocolError
-from legion_iot.planning.routing import Routing
+from legion_iot.planning.routing import ORCHESTRATOR, Routing, Work
 from legion_iot.wire.messages import AssignedStep, Assignment, ModelReference, PeerRegion, TensorRegion
 from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.tensors import bounds, region_of
 from legion_iot.wire.zeros import CODEC
 
 
-def assignment_of(
+def assignments_of(
     epoch: int,
     model: ModelReference,
     routing: Routing,
-    agent: str,
     wire: str = EXACT,
-    pack_for: tuple[str, ...] = (),
-) -> Assignment:
-    """One agent's part of a plan, as it is told."""
-    steps = tuple(
-        AssignedStep(
-            work.step,
-            work.units,
-            tuple(TensorRegion(t, bounds(region)) for t, region in work.inputs.items()),
-            tuple(TensorRegion(t, bounds(region)) for t, region in work.outputs.items()),
-            work.gathers,
-            work.replica,
+    *,
+    alone: bool = False,
+    nan_allowed: bool = False,
+    packs: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> dict[str, Assignment]:
+    """Each agent's part of a plan, as it is told, by name; agents without any are not in it.
+
+    `packs` names for each sender those to whom its maps go packed.
+    """
+    steps: dict[str, list[AssignedStep]] = {}
+    for work in routing.works:
+        if work.agent != ORCHESTRATOR:
+            steps.setdefault(work.agent, []).append(_step(work))
+    receives: dict[str, list[PeerRegion]] = {}
+    sends: dict[str, list[PeerRegion]] = {}
+    for t in routing.transfers:
+        receives.setdefault(t.target, []).append(PeerRegion(t.step, t.tensor, bounds(t.region), t.source))
+        sends.setdefault(t.source, []).append(PeerRegion(t.step, t.tensor, bounds(t.region), t.target))
+    return {
+        agent: Assignment(
+            epoch, model, tuple(own), tuple(receives.get(agent, ())), tuple(sends.get(agent, ())), wire,
+            alone, nan_allowed, CODEC if packs.get(agent) else "", packs.get(agent, ()),
         )
-        for work in routing.works
-        if work.agent == agent
+        for agent, own in steps.items()
+    }  # fmt: skip
+
+
+def _step(work: Work) -> AssignedStep:
+    return AssignedStep(
+        work.step,
+        work.units,
+        tuple(TensorRegion(t, bounds(region)) for t, region in work.inputs.items()),
+        tuple(TensorRegion(t, bounds(region)) for t, region in work.outputs.items()),
+        work.gathers,
+        work.replica,
     )
-    receives = tuple(
-        PeerRegion(t.step, t.tensor, bounds(t.region), t.source) for t in routing.transfers if t.target == agent
-    )
-    sends = tuple(
-        PeerRegion(t.step, t.tensor, bounds(t.region), t.target) for t in routing.transfers if t.source == agent
-    )
-    codec = CODEC if pack_for else ""
-    return Assignment(epoch, model, steps, receives, sends, wire, codec=codec, pack_for=pack_for)
 
 
 def sends_by_step(assignment: Assignment) -> dict[int, list[PeerRegion]]:

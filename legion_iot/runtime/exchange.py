@@ -32,6 +32,10 @@ class UnplannedFragmentError(ProtocolError):
         self.sender = sender
 
 
+class NanFragmentError(UnplannedFragmentError):
+    """A fragment that contains NaN, where the model makes none."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorForm:
     """What every region of a tensor has in common."""
@@ -91,7 +95,7 @@ class Exchange:
         self.epoch = epoch
         self._replicas = {step: replicas.get(step, 0) for step in needs}
         self._wire = wire
-        self._nan_allowed = nan_allowed
+        self.nan_allowed = nan_allowed
         self._needs = needs
         self._forms = forms
         self._expected: dict[tuple[str, int, int], list[Region]] = {}
@@ -124,8 +128,8 @@ class Exchange:
             raise
         except ProtocolError as error:
             raise UnplannedFragmentError(sender, f"sent what is no fragment ({error})") from None
-        if not self._nan_allowed and sender != ORCHESTRATOR and has_nan(values):
-            raise UnplannedFragmentError(sender, f"sent NaN in tensor {header.tensor}")
+        if not self.nan_allowed and sender != ORCHESTRATOR and has_nan(values):
+            raise NanFragmentError(sender, f"sent NaN in tensor {header.tensor}")
         return self.put(attempt, header.step, header.tensor, region, values)
 
     def _checked(self, sender: str, header: Fragment) -> Region:

@@ -7,40 +7,47 @@ the rules also hold after a restart.
 | rule                                                          | effects                                | phase      |
 |---------------------------------------------------------------|----------------------------------------|------------|
 | fewer agents than wanted (at first), or none                  | fail what waits, when none             | gathering  |
-| an agent lacks the model                                      | command fetch                          | profiling  |
-| another plan is wanted, and no request under way              | new epoch: assignments                 | assigning  |
-| an agent has not loaded the plan                              | —                                      | assigning  |
-| a request waits and the window has room                       | as in `runtime.requests`               | serving    |
+| an agent lacks the model; at first, all wait for it           | command fetch                          | profiling  |
+| another plan is wanted, and may be built (`runtime.switching`)| new epoch: assignments                 | assigning  |
+| an agent of the plan that is built has not loaded it          | –                                      | assigning  |
+| all have                                                      | the plan is in force                   | serving    |
+| nothing runs by older plans                                   | command release                        | unchanged  |
+| a request waits, a plan is in force, the window has room      | as in `runtime.requests`               | unchanged  |
 
 Which plan is wanted, `runtime.selection` tells. While it measures (commands `probe` and `profile`), the phase is
-`profiling`, and requests run by the plan that is in force.
+`profiling`. Whatever the phase, requests run by the plan that is in force, if there is one; `runtime.failover` says
+what happens when it breaks.
 
 An agent that fails to fetch, profile or load, or lets its deadline pass, is left out until it comes back with a new
-session. A request ends exactly once: by its last fragment, by a failed tile, by an agent that left, or by its deadline.
+session. A request ends exactly once: with its outputs, or with the reason why there are none.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 from legion_iot.errors import ProtocolError
-from legion_iot.model.blocks import Network
-from legion_iot.planning.plan import Plan
-from legion_iot.planning.planners.balanced import MakePlan, balanced
-from legion_iot.planning.problem import Link, Objective
-from legion_iot.planning.routing import ORCHESTRATOR, Routing, route
-from legion_iot.runtime import campaign
-from legion_iot.runtime.assignment import assignment_of
-from legion_iot.runtime.campaign import COMMAND_SECONDS, Member
+from legion_iot.planning.planners.balanced import MakePlan
+from legion_iot.runtime import failover
+from legion_iot.runtime.campaign import Member
+from legion_iot.runtime.epochs import Epoch
+from legion_iot.runtime.exchange import NanFragmentError, UnplannedFragmentError
+from legion_iot.runtime.failover import exclude, lose
+from legion_iot.runtime.measuring import do, measured, measuring, without_trials
 from legion_iot.runtime.orchestrator_events import (
     AgentInfoArrived,
     AgentStateArrived,
     Assign,
+    ClearAssignment,
     Consult,
     Effect,
     Event,
     FragmentArrived,
+    LinkFound,
+    LinkLost,
+    MetricsArrived,
     OwnLinkProbed,
     PlannerAnswered,
     ProbeOwnLink,
@@ -54,32 +61,25 @@ from legion_iot.runtime.orchestrator_events import (
     SendRegion,
     Tick,
 )
-from legion_iot.runtime.packing import Party, receivers_to_pack_for
-from legion_iot.runtime.requests import Requests
-from legion_iot.runtime.selection import Selection
-from legion_iot.runtime.shared import Shared
+from legion_iot.runtime.orchestrator_state import MOST_AGENTS, AgentRecord, State
+from legion_iot.runtime.switching import build, must_be_alone, release
 from legion_iot.runtime.trial import PREFIX, zeros
-from legion_iot.wire.messages import (
-    AgentInfo,
-    Command,
-    Failed,
-    Measured,
-    ModelReference,
-    Ready,
-    TileTiming,
-)
-from legion_iot.wire.quantised import EXACT
+from legion_iot.wire.messages import Command, Failed, Measured, Ready, TileTiming
 
 __all__ = [  # events and effects included, for whoever drives the machine
     "AgentInfoArrived",
     "AgentRecord",
     "AgentStateArrived",
     "Assign",
+    "ClearAssignment",
     "Consult",
     "Effect",
     "Event",
     "FragmentArrived",
+    "LinkFound",
+    "LinkLost",
     "MakePlan",
+    "MetricsArrived",
     "OwnLinkProbed",
     "PlannerAnswered",
     "ProbeOwnLink",
@@ -97,68 +97,14 @@ __all__ = [  # events and effects included, for whoever drives the machine
 ]
 
 WORK_TIMEOUT = 180.0  # seconds for an agent to fetch or load
-TIMINGS = 256  # kept per tile
-
-
-@dataclass(slots=True)
-class AgentRecord:
-    """What is known of one agent; `excluded` is the reason it gets no work, `busy_since` the start of its task."""
-
-    session: str = ""
-    online: bool = False
-    info: AgentInfo | None = None
-    link: Link | None = None
-    task: str = ""
-    busy_since: float = 0.0
-    ready_epoch: int = 0
-    excluded: str = ""
-
-
-@dataclass(slots=True)
-class State:
-    """All the orchestrator remembers. Only `step` changes it.
-
-    `epoch` numbers the plans; `shared` is what it has in common with the machines of other models. `wire` is how
-    float32 maps travel between agents. `started` is set with the first plan: only before it do `least_agents` have to
-    be there. `planned_for` are the members the plan was made for, whether or not it gives each of them work;
-    `make_plan` makes one without measuring. `packs` names for each sender those to whom its maps go packed; `timings`
-    are by step and agent.
-    """
-
-    network: Network
-    model: ModelReference
-    least_agents: int = 1
-    make_plan: MakePlan = balanced
-    wire: str = EXACT
-    objective: Objective = "latency"
-    shared: Shared = field(default_factory=Shared)
-    started: bool = False
-    agents: dict[str, AgentRecord] = field(default_factory=dict)
-    phase: str = ""
-    detail: str = ""
-    plan: Plan | None = None
-    planned_for: frozenset[str] = frozenset()
-    routing: Routing | None = None
-    packs: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    timings: dict[tuple[int, str], deque[TileTiming]] = field(default_factory=dict)
-    dropped: int = 0
-    epoch: int = field(init=False)
-    requests: Requests = field(init=False)
-    selection: Selection = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.epoch = next(self.shared.epochs)
-        self.requests = Requests(self.network)
-        self.selection = Selection(self.network, self.make_plan, self.shared, self.objective, self.wire)
-        self.shared.join(self)
-
-    def members(self) -> list[str]:
-        """Agents that are online, have said what they are, and are not left out."""
-        return sorted(n for n, a in self.agents.items() if a.online and a.info is not None and not a.excluded)
 
 
 def step(state: State, event: Event, now: float) -> list[Effect]:
     """Take in one event at monotonic time `now` (seconds); the effects are to be carried out in order."""
+    failover.stood_still(state, now)
+    if (name := getattr(event, "agent", "")) and name not in state.agents and len(state.agents) >= MOST_AGENTS:
+        state.dropped += 1
+        return []
     effects: list[Effect] = []
     match event:
         case AgentStateArrived():
@@ -168,94 +114,116 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
         case ReportArrived():
             effects += _report(state, event, now)
         case ProfileArrived() | ReportRefused() | OwnLinkProbed() | PlannerAnswered():
-            effects += _measuring(state, event, now)
+            effects += measuring(state, event, now)
         case FragmentArrived():
             effects += _fragment(state, event, now)
         case RequestArrived():
-            effects += state.requests.arrive(event.request, event.inputs, now)
+            effects += state.requests.arrive(event.request, event.inputs, state.epoch, now)
+        case MetricsArrived():
+            record = state.agents.get(event.agent)
+            if record is None or not record.suspected:
+                return []
+            failover.heard(record)
+        case LinkLost():
+            failover.link_lost(state)
+        case LinkFound():
+            failover.link_found(state, now)
         case Tick():
             effects += _deadlines(state, now)
-    effects = _without_trials(state, effects, now)
-    return effects + _without_trials(state, _advance(state, now), now)
+    effects = without_trials(state, effects, now)
+    return effects + without_trials(state, _advance(state, now), now)
 
 
 def _agent_state(state: State, event: AgentStateArrived, now: float) -> list[Effect]:
     record = state.agents.setdefault(event.agent, AgentRecord())
-    if event.state.is_present:
-        if record.session != event.state.session:
-            lost = _leave(state, event.agent, "restarted", now) if record.online else []
-            state.agents[event.agent] = AgentRecord(event.state.session, True, record.info, record.link)
-            state.planned_for -= {event.agent}
-            state.selection.forget()
-            return lost
-        record.online = True
-        return []
-    if event.state.session != record.session:
-        return []  # the late will of an older session
-    # What it was told meanwhile is lost, so it is told anew when it comes back, and gets a plan of its own time.
-    record.online, record.task = False, ""
-    state.planned_for -= {event.agent}
-    state.selection.forget()
-    return _leave(state, event.agent, "went offline", now)
-
-
-def _leave(state: State, agent: str, what: str, now: float) -> list[Effect]:
-    """End what cannot go on without `agent`, and drop the plan it had work in."""
-    if state.plan is None or agent not in state.plan.agents:
-        return []
-    state.plan = state.routing = None
-    state.planned_for = frozenset()
-    reason = f"agent {agent} {what} while it had work; send the request again"
-    return state.requests.end_under_way(now, "agent-lost", reason)
-
-
-def _exclude(state: State, agent: str, reason: str, now: float) -> list[Effect]:
-    record = state.agents[agent]
-    record.excluded, record.task = reason, ""
-    return _leave(state, agent, f"is left out ({reason})", now)
+    said = event.state
+    if not said.is_present:
+        if said.session != record.session:
+            return []  # the late will of an older session
+        # What it was told meanwhile is lost, so it is told anew when it comes back, and gets a plan of its own time.
+        record.online, record.task = False, ""
+        state.selection.forget()
+        return lose(state, event.agent, "went offline", now)
+    lost: list[Effect] = []
+    if record.session != said.session:
+        lost = lose(state, event.agent, "restarted", now) if record.online else []
+        fresh = AgentRecord(said.session, info=record.info, link=record.link, assigned=record.assigned)
+        record = state.agents[event.agent] = replace(fresh, patience=record.patience, suspected_at=record.suspected_at)
+        state.selection.forget()
+    record.online, record.draining = True, said.state == "draining"
+    failover.heard(record)
+    return lost
 
 
 def _report(state: State, event: ReportArrived, now: float) -> list[Effect]:
     record = state.agents.setdefault(event.agent, AgentRecord())
     match event.report:
         case Ready(epoch=epoch):
-            if epoch != state.epoch:
+            if not state.epochs.ready(event.agent, epoch, now):
                 state.dropped += 1  # of an assignment that has been replaced; the newer one still loads
                 return []
-            record.ready_epoch = epoch
             record.task = "" if record.task == "load" else record.task
-        case Measured() as measured:
-            return _measured(state, event.agent, measured, now)
-        case Failed(request=request, reason=reason) if request:
-            if request in state.requests.under_way:
-                why = f"agent {event.agent}: {reason}"
-                return [state.requests.end(request, now, error="tile-failed", reason=why)]
-        case Failed(epoch=epoch, reason=reason) if epoch in (0, state.epoch):  # 0: a command, not an assignment
-            return _exclude(state, event.agent, reason, now)
-        case TileTiming() as timing if timing.epoch == state.epoch:
-            state.timings.setdefault((timing.step, event.agent), deque(maxlen=TIMINGS)).append(timing)
-            state.requests.computed(event.agent, timing)
+            failover.heard(record)
+        case Measured() as answer:
+            return measured(state, event.agent, answer, now)
+        case Failed(request=request) as failed if request:
+            return failover.tile_failed(state, event.agent, failed, now)
+        case Failed(epoch=0, model=model, reason=reason) if model in ("", state.model.sha256):  # a command
+            return exclude(state, event.agent, reason, now)
+        case Failed(epoch=epoch, reason=reason) if epoch and epoch == state.epoch:
+            return _load_failed(state, event.agent, reason, now)
+        case TileTiming() as timing:
+            return _timing(state, event.agent, record, timing, now)
         case _:
             state.dropped += 1
     return []
 
 
+def _timing(state: State, agent: str, record: AgentRecord, timing: TileTiming, now: float) -> list[Effect]:
+    force = state.epochs.force
+    if force is not None and timing.epoch == force.number and (timing.step, agent) in force.dependencies.sources:
+        force.keep(agent, timing)
+        failover.worked(record, now)
+    elif timing.request not in state.requests.under_way:
+        state.dropped += 1
+        return []
+    state.requests.computed(agent, timing, now)
+    return []
+
+
+def _load_failed(state: State, agent: str, reason: str, now: float) -> list[Effect]:
+    """An agent cannot load the newest plan: not beside the one before, perhaps, but alone."""
+    building = state.epochs.building
+    if building is None or building.alone or state.epochs.force is None:
+        return exclude(state, agent, reason, now)
+    plan = building.plan
+    state.epochs.building = None
+    state.alone = plan
+    return []
+
+
 def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
+    header = event.header
     try:
-        return state.requests.take(event.sender, event.header, event.body, now)
+        return state.requests.take(event.sender, header, event.body, now)
+    except UnplannedFragmentError as error:
+        state.dropped += 1
+        nan = isinstance(error, NanFragmentError)
+        failed = Failed(header.epoch, header.request, str(error), event.sender, attempt=header.attempt, nan=nan)
+        return failover.tile_failed(state, event.sender, failed, now)
     except ProtocolError:
         state.dropped += 1
         return []
 
 
 def _deadlines(state: State, now: float) -> list[Effect]:
-    effects = state.requests.deadlines(now, state.detail)
+    effects = [*state.requests.deadlines(now, state.detail), *failover.late(state, now)]
     if (found := state.selection.campaign) is not None:
-        effects += _do(state, state.selection.after(found.tick(now, bool(state.shared.under_way)), now), now)
+        effects += do(state, state.selection.after(found.tick(now, bool(state.shared.under_way)), now), now)
     for name in state.members():
         record = state.agents[name]
         if record.task and now - record.busy_since > WORK_TIMEOUT:
-            effects += _exclude(state, name, f"did not {record.task} within {WORK_TIMEOUT:g} s", now)
+            effects += exclude(state, name, f"did not {record.task} within {WORK_TIMEOUT:g} s", now)
     return effects
 
 
@@ -267,22 +235,51 @@ def _advance(state: State, now: float) -> list[Effect]:
     if not members or (not state.started and len(members) < state.least_agents):
         return [*_phase(state, "gathering", _gathering_detail(state, members)), *_refuse_waiting(state, members, now)]
     effects, lacking = _fetch(state, members, now)
-    if lacking:
-        return [*effects, *_phase(state, "profiling", ", ".join(lacking)), *_start_requests(state, now)]
-    effects = _do(state, state.selection.begin(tuple(_member(state, name) for name in members), now), now)
-    wanted = state.selection.wanted(state.requests.waited(now) if state.plan is None else 0.0)
-    if wanted is not None and (wanted != state.plan or state.planned_for != frozenset(members)):
-        if state.requests.under_way:
-            return effects  # they end first; those that wait then run on the new plan
-        return [*effects, *_new_epoch(state, wanted, members, now)]
-    loading = [name for name in members if state.agents[name].ready_epoch != state.epoch]
+    able = [name for name in members if name not in lacking]
+    if not able or (lacking and not state.started):
+        return [*effects, *_phase(state, "profiling", ", ".join(lacking))]
+    effects += do(state, state.selection.begin(tuple(_member(state, name) for name in able), now), now)
+    changes, others_wait = _change_plan(state, able, now)
+    effects += changes
+    if state.epochs.switch():
+        state.phase = ""  # told in any case: another plan is in force
+    effects += _phase(state, *_describe(state, lacking, members))
+    return [*effects, *([] if others_wait else _start_requests(state, now)), *release(state)]
+
+
+def _change_plan(state: State, members: Sequence[str], now: float) -> tuple[list[Effect], bool]:
+    """Have the plan built that is wanted, unless it is the one that is, or is to be, in force.
+
+    Where requests under way have to end first, others wait.
+    """
+    target = state.epochs.target
+    broken = state.started and (target is None or not _is_sound(state, target, members))
+    waited = state.requests.waited(now) if target is None else 0.0
+    wanted = state.alone or state.selection.wanted(math.inf if broken else waited)
+    if wanted is None or (target is not None and wanted == target.plan and not broken):
+        return [], False
+    alone = must_be_alone(state, wanted)
+    if state.requests.beside(state.epochs.force):
+        return [], False  # agents hold two plans, and requests run by both
+    if alone and state.requests.under_way:
+        return [], True
+    return build(state, wanted, members, now, alone=alone), False
+
+
+def _is_sound(state: State, epoch: Epoch, members: Sequence[str]) -> bool:
+    """Whether all is still as it was when the epoch began."""
+    return epoch.agents <= set(members) and epoch.exchange.nan_allowed == state.nan_allowed
+
+
+def _describe(state: State, lacking: Sequence[str], members: Sequence[str]) -> tuple[str, str]:
+    """The phase, and its detail."""
     if state.selection.campaign is not None or state.selection.waits:
-        effects += _phase(state, "profiling", _profiling_detail(state))
-    elif loading:
-        return [*effects, *_phase(state, "assigning", ", ".join(loading))]
-    else:
-        effects += _phase(state, "serving", ", ".join(members) + _remarks(state))
-    return [*effects, *_start_requests(state, now)]
+        return "profiling", _profiling_detail(state)
+    if state.epochs.building is not None:
+        return "assigning", ", ".join(state.epochs.building.loading)
+    if state.epochs.force is None:
+        return "assigning", ", ".join(members) + _remarks(state)
+    return "serving", ", ".join(members) + _remarks(state)
 
 
 def _member(state: State, name: str) -> Member:
@@ -303,67 +300,17 @@ def _profiling_detail(state: State) -> str:
 def _remarks(state: State) -> str:
     """Whom not to trust, and who takes no part."""
     doubts = [f"{name} {doubt}" for name, doubt in sorted(state.selection.doubts.items())]
-    excluded = [f"{name} left out: {each.excluded}" for name, each in sorted(state.agents.items()) if each.excluded]
-    return f" ({'; '.join([*doubts, *excluded])})" if doubts or excluded else ""
+    remarks = [*doubts, *_left_out(state)]
+    return f" ({'; '.join(remarks)})" if remarks else ""
 
 
-# --- measuring ---
-
-
-def _measured(state: State, agent: str, measured: Measured, now: float) -> list[Effect]:
-    found = state.selection.campaign
-    if found is None:
-        return []
-    return _do(state, state.selection.after(found.answered(agent, measured, now), now), now)
-
-
-def _measuring(
-    state: State, event: ProfileArrived | ReportRefused | OwnLinkProbed | PlannerAnswered, now: float
-) -> list[Effect]:
-    found = state.selection.campaign
-    actions: list[campaign.Action] = []
-    match event:
-        case ProfileArrived(agent=agent, profile=profile):
-            state.agents.setdefault(agent, AgentRecord()).link = state.selection.learn(agent, profile)
-            return []
-        case _ if found is None:
-            return []
-        case ReportRefused(agent=agent, reason=reason):
-            actions = found.refused(agent, reason)
-        case OwnLinkProbed(number=number, link=link, reason=reason):
-            actions = found.linked(ORCHESTRATOR, number, link, reason, now)
-        case PlannerAnswered(number=number, answer=answer):
-            actions = found.consulted(number, answer, now)
-    return _do(state, state.selection.after(actions, now), now)
-
-
-def _do(state: State, actions: list[campaign.Action], now: float) -> list[Effect]:
-    """What a campaign wants, as effects."""
-    effects: list[Effect] = []
-    for action in actions:
-        match action:
-            case campaign.ProbeLink(participant=name, number=number) if name == ORCHESTRATOR:
-                effects.append(ProbeOwnLink(number))
-            case campaign.ProbeLink(participant=name, number=number):
-                effects.append(SendCommand(name, Command("probe", None, number)))
-            case campaign.Measure(agent=name, number=number, parts=parts):
-                effects.append(SendCommand(name, Command("profile", state.model, number, parts, COMMAND_SECONDS)))
-            case campaign.LeaveOut(agent=name, reason=reason):
-                effects += _exclude(state, name, reason, now)
-            case Consult():
-                effects.append(action)
-    return effects
-
-
-def _without_trials(state: State, effects: list[Effect], now: float) -> list[Effect]:
-    """The effects, but for the ends of requests that were only trials; and what follows from these."""
-    others: list[Effect] = []
-    for effect in effects:
-        if isinstance(effect, RequestEnded) and effect.request.startswith(PREFIX):
-            others += _do(state, state.selection.trial_ended(effect, now), now)
-        else:
-            others.append(effect)
-    return others
+def _left_out(state: State) -> list[str]:
+    """Who is there and gets no work, and why."""
+    agents = sorted(state.agents.items())
+    return [
+        *(f"{name} left out: {each.excluded}" for name, each in agents if each.excluded),
+        *(f"{name} is late: {each.suspected}" for name, each in agents if each.suspected and not each.excluded),
+    ]
 
 
 def _phase(state: State, phase: str, detail: str) -> list[Effect]:
@@ -374,8 +321,8 @@ def _phase(state: State, phase: str, detail: str) -> list[Effect]:
 
 
 def _gathering_detail(state: State, members: list[str]) -> str:
-    excluded = "; ".join(f"{n} left out: {a.excluded}" for n, a in sorted(state.agents.items()) if a.excluded)
-    return f"{len(members)} of {state.least_agents} agents online" + (f" ({excluded})" if excluded else "")
+    left_out = "; ".join(_left_out(state))
+    return f"{len(members)} of {state.least_agents} agents online" + (f" ({left_out})" if left_out else "")
 
 
 def _refuse_waiting(state: State, members: list[str], now: float) -> list[Effect]:
@@ -402,32 +349,15 @@ def _fetch(state: State, members: list[str], now: float) -> tuple[list[Effect], 
     return effects, lacking
 
 
-def _new_epoch(state: State, plan: Plan, members: list[str], now: float) -> list[Effect]:
-    routing = route(state.network, plan)
-    state.epoch = next(state.shared.epochs)
-    state.started, state.planned_for = True, frozenset(members)
-    state.plan, state.routing, state.timings = plan, routing, {}
-    known = {name: Party(each.info, each.link) for name, each in state.agents.items() if each.info is not None}
-    state.packs = receivers_to_pack_for(state.network, routing, state.wire, known)
-    state.requests.begin(state.epoch, routing)
-    effects: list[Effect] = []
-    for name in members:
-        record = state.agents[name]
-        record.task, record.busy_since = "load", now
-        pack_for = state.packs.get(name, ())
-        effects.append(Assign(name, assignment_of(state.epoch, state.model, routing, name, state.wire, pack_for)))
-    return [*_phase(state, "assigning", ", ".join(members)), *effects]
-
-
 def _start_requests(state: State, now: float) -> list[Effect]:
-    trial = state.selection.trial
+    trial, force = state.selection.trial, state.epochs.force
     if trial is None:
         state.requests.withdraw(PREFIX)
-    if state.plan is None or any(state.agents[name].ready_epoch != state.epoch for name in state.plan.agents):
+    if force is None:
         return []
-    effects = state.requests.start(now)
-    if trial is not None and state.plan == trial.plan:
+    effects = state.requests.start(force, now)
+    if trial is not None and force.plan == trial.plan:
         for name in trial.next(len(state.requests.waiting) + state.shared.under_way):
-            effects += state.requests.arrive(name, zeros(state.network), now)
-        effects += state.requests.start(now)
+            effects += state.requests.arrive(name, zeros(state.network), state.epoch, now)
+        effects += state.requests.start(force, now)
     return effects

@@ -15,6 +15,7 @@ from legion_iot.wire.messages import (
     Failed,
     Fragment,
     Measured,
+    Metrics,
     Profile,
     Ready,
     TileTiming,
@@ -89,13 +90,31 @@ class RequestArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsArrived:
+    """An agent's loop turns."""
+
+    agent: str
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The broker cannot be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFound:
+    """The broker can be reached, for the first time or again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
 Event = (
     AgentStateArrived | AgentInfoArrived | ProfileArrived | ReportArrived | ReportRefused | OwnLinkProbed
-    | PlannerAnswered | FragmentArrived | RequestArrived | Tick
+    | PlannerAnswered | FragmentArrived | RequestArrived | MetricsArrived | LinkLost | LinkFound | Tick
 )  # fmt: skip
 
 # --- effects ---
@@ -105,6 +124,13 @@ Event = (
 class Assign:
     agent: str
     assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class ClearAssignment:
+    """Retain nothing for an agent that is not there."""
+
+    agent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +168,7 @@ class SendRegion:
 class RequestEnded:
     """The one end of a request; `outputs` in the order of the network's, empty on error.
 
-    `replica` is the one it went through, where it has begun.
+    `replica` is the one it went through, where it has begun; `epoch` is 0 where it has not.
     """
 
     request: str
@@ -152,6 +178,7 @@ class RequestEnded:
     error: str = ""
     reason: str = ""
     replica: int = 0
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +189,4 @@ class PublishState:
     detail: str
 
 
-Effect = Assign | SendCommand | ProbeOwnLink | Consult | SendRegion | RequestEnded | PublishState
+Effect = Assign | ClearAssignment | SendCommand | ProbeOwnLink | Consult | SendRegion | RequestEnded | PublishState

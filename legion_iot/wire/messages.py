@@ -29,7 +29,7 @@ class AgentState:
     `detail` says why an agent is degraded.
     """
 
-    state: str  # "online", "degraded" or "offline"
+    state: str  # "online", "degraded", "draining" or "offline"
     session: str
     detail: str = ""
 
@@ -245,8 +245,8 @@ class Ready:
 class Failed:
     """On `report/failed`: the agent cannot do what was asked; `request` is empty where no request is concerned.
 
-    `culprit` is another participant, where what it sent is the reason. With epoch 0 a command has failed, and `model`
-    is the SHA-256 of what it was about. Attempt 0 is whichever is under way.
+    `culprit` is another participant, where what it sent is the reason; it is `nan` where that was NaN. With epoch 0 a
+    command has failed, and `model` is the SHA-256 of what it was about. Attempt 0 is whichever is under way.
     """
 
     epoch: int
@@ -255,6 +255,7 @@ class Failed:
     culprit: str = ""
     model: str = ""
     attempt: int = 0
+    nan: bool = False
 
 
 @dataclass(frozen=True, slots=True)

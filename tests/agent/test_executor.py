@@ -18,7 +18,7 @@ from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.routing import route
 from legion_iot.planning.strips import whole_map
-from legion_iot.runtime.assignment import assignment_of
+from legion_iot.runtime.assignment import assignments_of
 from legion_iot.wire.messages import AssignedStep, Assignment, ModelReference, TensorRegion
 from legion_iot.wire.tensors import Array, as_map
 from legion_iot_agent.engine import Engine, Run
@@ -73,7 +73,7 @@ def assignment(model: Path, epoch: int, *blocks: tuple[int, int], rows: int | No
         mine, others = (Region(Interval(a, b), whole.columns) for a, b in ((0, cut), (cut, len(whole.rows))))
         tiles.append(Block(first, last, (Tile("ant", mine), *((Tile("bee", others),) if others.area else ()))))
     plan = Plan("test", tuple(tiles), "ant")
-    return assignment_of(epoch, reference, route(NETWORK, plan), "ant")
+    return assignments_of(epoch, reference, route(NETWORK, plan))["ant"]
 
 
 def answer(executor: Executor, told: Assignment) -> list[Array]:

@@ -94,7 +94,8 @@ def test_a_model_is_fetched_in_chunks_then_each_link_is_probed_and_one_agent_pro
     group.run_until("serving")
     assert sorted(group.said.commands[:2]) == [("ant", "fetch"), ("bee", "fetch")]
     assert group.said.commands[2:4] == [("ant", "probe"), ("bee", "probe")]
-    assert set(group.said.commands[4:]) == {("ant", "profile")}, "they are of one class of board"
+    measuring = {(name, operation) for name, operation in group.said.commands[4:] if operation != "release"}
+    assert measuring == {("ant", "profile")}, "they are of one class of board"
     profiling = [detail for phase, detail in group.said.phases if phase == "profiling"]
     assert "ant" in profiling
     assert "bee" in profiling
@@ -136,7 +137,7 @@ def test_when_all_agents_leave_what_waits_ends_at_once() -> None:
     requests = [group.ask() for _ in range(WINDOW + 2)]
     group.agents["ant"].leave()
     group.run(0.2)
-    assert [group.ended[r].error for r in requests] == ["agent-lost"] * WINDOW + ["no-agents"] * 2
+    assert [group.ended[r].error for r in requests] == ["no-agents"] * (WINDOW + 2)
     late = group.ask()
     assert group.ended[late].error == "no-agents"
     group.start("ant")
@@ -146,7 +147,7 @@ def test_when_all_agents_leave_what_waits_ends_at_once() -> None:
     group.check_answer(request)
 
 
-def test_an_agent_that_leaves_ends_what_is_under_way_and_the_rest_goes_on() -> None:
+def test_what_an_agent_that_leaves_had_under_way_is_done_by_the_others() -> None:
     group = Group(NETWORKS["residual"], least_agents=3)
     for name in NAMES[:3]:
         group.start(name)
@@ -155,15 +156,15 @@ def test_an_agent_that_leaves_ends_what_is_under_way_and_the_rest_goes_on() -> N
     requests = [group.ask() for _ in range(WINDOW + 3)]
     group.agents["bee"].kill(will_after=0.001)
     group.run(20)
-    assert {group.ended[r].error for r in requests[:WINDOW]} == {"agent-lost"}
-    for request in requests[WINDOW:]:
+    for request in requests:
         group.check_answer(request)
+    assert {group.ended[r].attempts for r in requests[:WINDOW]} == {2}
     assert group.state.epoch > epoch
     assert group.state.plan is not None
     assert "bee" not in group.state.plan.agents
 
 
-def test_an_agent_that_joins_waits_for_the_requests_under_way() -> None:
+def test_an_agent_joins_while_requests_are_under_way() -> None:
     group = Group(NETWORKS["residual"])
     group.start("ant")
     group.run_until("serving")
@@ -202,7 +203,7 @@ def test_an_agent_that_cannot_do_its_work_is_left_out_until_a_new_session(fault:
     behaviour = Behaviour(holds_model=fault != "wrong_model", **{fault: True})
     group.start("bee", behaviour)
     group.run(WORK_TIMEOUT + 30)
-    assert group.state.agents["bee"].excluded
+    assert group.state.agents["bee"].excluded or group.state.agents["bee"].suspected
     assert group.state.phase == "serving"
     request = group.ask()
     group.run(5)
@@ -227,16 +228,16 @@ def test_others_are_served_while_a_new_agent_is_profiled() -> None:
     group.check_answer(request)
 
 
-def test_a_failed_tile_ends_its_request_only() -> None:
+def test_an_agent_whose_tiles_fail_is_left_out_and_named() -> None:
     group = Group(NETWORKS["residual"], seed=3, least_agents=2)
     group.start("ant")
     bee = group.start("bee", Behaviour(failing_tiles=1.0))
     group.run_until("serving")
     failed = group.ask()
     group.run(5)
-    assert group.ended[failed].error == "tile-failed"
-    assert "bee" in group.ended[failed].reason
-    assert "burns" in group.ended[failed].reason
+    group.check_answer(failed)
+    assert group.ended[failed].attempts == 3
+    assert "bee left out: the tile burns" in group.state.detail
     bee.behaviour.failing_tiles = 0.0
     request = group.ask()
     group.run(5)
@@ -302,7 +303,8 @@ def _check_recovery(group: Group, seed: int) -> None:
             group.start(name)
     group.run(11)  # every will has come
     group.run_until("serving", limit=REQUEST_TIMEOUT + 30)
-    assert group.state.members() == sorted(NAMES), f"seed {seed}: {group.state.agents}"
+    burnt = [name for name, record in group.state.agents.items() if record.excluded == "the tile burns"]
+    assert sorted([*group.state.members(), *burnt]) == sorted(NAMES), f"seed {seed}: {group.state.agents}"
     requests = [group.ask() for _ in range(3)]
     for _ in range(int(REQUEST_TIMEOUT) // 5 + 2):
         if set(group.ended) != set(group.requests.asked):

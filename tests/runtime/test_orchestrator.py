@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,9 @@ from legion_iot.model.builder import GraphBuilder
 from legion_iot.planning.planners.balanced import balanced
 from legion_iot.planning.problem import Link
 from legion_iot.planning.samples import Sample
+from legion_iot.runtime import failover
 from legion_iot.runtime import orchestrator as machine
+from legion_iot.runtime.epochs import TIMINGS
 from legion_iot.runtime.exchange import TensorForm, tensor_forms
 from legion_iot.runtime.requests import REQUEST_TIMEOUT
 from legion_iot.runtime.shared import Shared
@@ -20,11 +25,13 @@ from legion_iot.wire.messages import (
     Failed,
     Fragment,
     Measured,
+    Metrics,
     ModelReference,
     Profile,
     Ready,
     TileTiming,
 )
+from legion_iot.wire.tensors import bounds
 from tests.runtime.networks import NETWORKS
 
 MODEL = ModelReference("small", "ab" * 32, 1000)
@@ -32,6 +39,7 @@ INFO = AgentInfo("board", 4, 1, 1 << 30, "runtime", "1", "xnnpack", "1", (MODEL.
 LINK = Link(0.001, 1e7, 1e7)
 PROFILE = Profile(INFO.board_class, LINK, ())
 START = 50.0
+METRICS = Metrics("s1", 1.0, 0.5, None, False, 1, 2, 0, 0.0, 0, 0, 0)
 
 
 def tell(state: machine.State, *events: machine.Event, now: float = START) -> list[machine.Effect]:
@@ -100,6 +108,7 @@ def test_a_load_that_failed_for_an_old_epoch_leaves_nobody_out() -> None:
     assert state.phase == "serving"
     tell(state, machine.ReportArrived("bee", Failed(state.epoch, "", "no memory")))
     assert state.members() == ["ant"]
+    ready(state, "ant")
     assert state.plan is not None
     assert state.plan.agents == ("ant",)
 
@@ -173,13 +182,14 @@ def test_a_request_that_is_never_answered_ends_by_its_deadline_and_frees_its_mem
     form = tensor_forms(state.network)[graph.outputs[0]]
     part = _fragment(state, "r", form, rows=1)
     tell(state, part)
-    assert state.requests.exchange is not None
-    assert len(state.requests.exchange) == 1
+    assert state.epochs.force is not None
+    exchange = state.epochs.force.exchange
+    assert len(exchange) == 1
     assert ends(tell(state, machine.Tick(), now=START + REQUEST_TIMEOUT - 1)) == []
     assert ends(tell(state, machine.Tick(), now=START + REQUEST_TIMEOUT + 1)) == [("r", "deadline")]
-    assert len(state.requests.exchange) == 0
+    assert len(exchange) == 0
     assert ends(tell(state, part)) == []
-    assert len(state.requests.exchange) == 0
+    assert len(exchange) == 0
 
 
 def _fragment(state: machine.State, name: str, form: TensorForm, rows: int) -> machine.FragmentArrived:
@@ -222,21 +232,198 @@ def test_timings_of_old_epochs_are_dropped_and_those_kept_are_bounded() -> None:
     state = serving("ant")
     tell(state, machine.ReportArrived("ant", TileTiming(state.epoch - 1, "r", 0, 1.0, 0)))
     assert not state.timings
-    for number in range(machine.TIMINGS + 50):
+    for number in range(TIMINGS + 50):
         tell(state, machine.ReportArrived("ant", TileTiming(state.epoch, f"r{number}", 0, 1.0, 0)))
-    assert len(state.timings[0, "ant"]) == machine.TIMINGS
+    assert len(state.timings[0, "ant"]) == TIMINGS
 
 
-def test_a_new_plan_waits_for_the_requests_under_way() -> None:
+def of(effects: list[machine.Effect], kind: type[machine.Assign] | type[machine.ClearAssignment]) -> list[str]:
+    return sorted(effect.agent for effect in effects if isinstance(effect, kind))
+
+
+def begun(effects: list[machine.Effect]) -> set[tuple[str, int, int]]:
+    """Request, attempt and epoch of what is sent."""
+    sent = [effect.header for effect in effects if isinstance(effect, machine.SendRegion)]
+    return {(header.request, header.attempt, header.epoch) for header in sent}
+
+
+def released(effects: list[machine.Effect]) -> list[tuple[str, int]]:
+    commands = [e for e in effects if isinstance(e, machine.SendCommand) and e.command.operation == "release"]
+    return sorted((each.agent, each.command.epoch) for each in commands)
+
+
+def answer(state: machine.State, name: str, epoch: int) -> list[machine.Effect]:
+    """The whole output, from the agents that make it."""
+    tensor = state.network.graph.outputs[0]
+    channels = state.network.graph.tensors[tensor].shape[3]
+    found = state.requests.under_way[name].epoch
+    assert found is not None
+    effects = []
+    for part in [t for t in found.routing.transfers if t.target == "orchestrator"]:
+        header = Fragment(name, 1, epoch, part.step, tensor, bounds(part.region), channels, "float32")
+        body = memoryview(bytes(part.region.area * channels * 4))
+        effects += tell(state, machine.FragmentArrived(part.source, header, body))
+    return effects
+
+
+def test_a_new_plan_is_loaded_beside_the_one_in_force() -> None:
     state = serving("ant")
+    old = state.epoch
+    assert begun(tell(state, request(state, "first"))) == {("first", 1, old)}
+    assert of(tell(state, *online("bee")), machine.Assign) == ["ant", "bee"]
+    new = state.epoch
+    assert begun(tell(state, request(state, "second"))) == {("second", 1, old)}, "the new one is not ready"
+    assert released(ready(state, "ant", "bee")) == [], "requests run by the old one"
+    assert begun(tell(state, request(state, "third"))) == {("third", 1, new)}
+    assert ends(answer(state, "first", old)) == [("first", "")]
+    effects = answer(state, "second", old)
+    assert ends(effects) == [("second", "")]
+    assert released(effects) == [("ant", new), ("bee", new)]
+
+
+def test_a_plan_that_has_no_room_beside_the_old_one_is_loaded_alone_when_requests_have_ended() -> None:
+    state = serving("ant")
+    old = state.epoch
+    tell(state, machine.AgentInfoArrived("ant", replace(INFO, memory_bytes=1)))
+    tell(state, request(state, "first"))
+    assert of(tell(state, *online("bee")), machine.Assign) == []
+    assert begun(tell(state, request(state, "second"))) == set(), "it would come in between for ever"
+    effects = answer(state, "first", old)
+    assert {e.assignment.alone for e in effects if isinstance(e, machine.Assign)} == {True}
+    assert begun(ready(state, "ant", "bee")) == {("second", 1, state.epoch)}
+
+
+def test_what_cannot_be_loaded_beside_is_loaded_alone_and_only_then_left_out() -> None:
+    state = serving("ant")
+    tell(state, *online("bee"))
+    assert of(tell(state, machine.ReportArrived("ant", Failed(state.epoch, "", "no memory"))), machine.Assign)
+    assert state.members() == ["ant", "bee"]
+    assert state.epochs.building is not None
+    assert state.epochs.building.alone
+    tell(state, machine.ReportArrived("ant", Failed(state.epoch, "", "no memory")))
+    assert state.members() == ["bee"]
+
+
+def failed(state: machine.State, agent: str, attempt: int, **how: Any) -> list[machine.Effect]:
+    return tell(state, machine.ReportArrived(agent, Failed(state.epoch, "r", "burns", attempt=attempt, **how)))
+
+
+def test_a_failed_tile_is_tried_again_and_then_without_its_agent() -> None:
+    state = serving("ant", "bee")
     epoch = state.epoch
     tell(state, request(state, "r"))
-    assert not [e for e in tell(state, *online("bee")) if isinstance(e, machine.Assign)]
-    assert state.epoch == epoch
-    effects = tell(state, machine.ReportArrived("ant", Failed(epoch, "r", "burns")))
-    assert ends(effects) == [("r", "tile-failed")]
-    assert sorted(e.agent for e in effects if isinstance(e, machine.Assign)) == ["ant", "bee"]
-    assert state.epoch == epoch + 1
+    assert begun(failed(state, "bee", 1)) == {("r", 2, epoch)}
+    assert failed(state, "bee", 1) == [], "that was of the attempt before"
+    effects = failed(state, "bee", 2)
+    assert state.agents["bee"].excluded == "burns"
+    assert (of(effects, machine.Assign), of(effects, machine.ClearAssignment)) == (["ant"], ["bee"])
+    assert begun(ready(state, "ant")) == {("r", 3, epoch + 1)}
+
+
+def test_a_request_that_fails_wherever_it_runs_ends_and_nobody_is_left_out() -> None:
+    state = serving("ant", "bee")
+    tell(state, request(state, "r"))
+    failed(state, "bee", 1)
+    failed(state, "bee", 2)
+    ready(state, "ant")
+    assert ends(failed(state, "ant", 3)) == [("r", "tile-failed")]
+    assert state.members() == ["ant", "bee"]
+
+
+def test_nan_from_one_agent_is_its_fault_and_from_several_the_models() -> None:
+    state = serving("ant", "bee")
+    tell(state, request(state, "r"))
+    failed(state, "ant", 1, culprit="bee", nan=True)
+    failed(state, "ant", 2, culprit="bee", nan=True)
+    assert state.agents["bee"].excluded
+    ready(state, "ant")
+    effects = failed(state, "ant", 3, culprit="ant", nan=True)
+    assert ends(effects) == []
+    assert state.nan_allowed
+    assert state.members() == ["ant", "bee"]
+    ready(state, "ant", "bee")
+    assert state.requests.under_way["r"].attempt == 4
+    assert state.epochs.force is not None
+    assert state.epochs.force.exchange.nan_allowed
+
+
+def test_the_last_agent_is_never_left_out_for_a_request() -> None:
+    state = serving("ant")
+    tell(state, request(state, "r"))
+    failed(state, "ant", 1)
+    assert ends(failed(state, "ant", 2)) == [("r", "tile-failed")]
+    assert state.members() == ["ant"]
+
+
+def test_the_last_agent_may_make_nan_for_who_could_tell_that_the_model_does_not() -> None:
+    state = serving("ant")
+    tell(state, request(state, "r"))
+    failed(state, "ant", 1, nan=True)
+    assert ends(failed(state, "ant", 2, nan=True)) == []
+    ready(state, "ant")
+    assert state.requests.under_way["r"].attempt == 3
+    assert state.epochs.force is not None
+    assert state.epochs.force.exchange.nan_allowed
+
+
+def test_an_agent_that_fails_one_request_after_the_other_is_left_out() -> None:
+    state = serving("ant", "bee")
+    for _ in range(failover.STRIKES):
+        assert not state.agents["bee"].excluded
+        tell(state, request(state, "r"))
+        failed(state, "bee", 1)
+        for begun_again in list(state.requests.under_way.values()):
+            state.requests.end(begun_again, START)
+    assert state.agents["bee"].excluded
+
+
+def test_who_is_silent_for_too_long_gets_no_work_until_it_is_heard_of_and_then_has_more_patience() -> None:
+    state = serving("ant", "bee")
+    epoch = state.epoch
+    tell(state, machine.LinkFound(), now=START)
+    tell(state, request(state, "r"))
+    assert state.epochs.force is not None
+    allowed = state.epochs.force.pace.allowed((0, "bee"))
+    now = START
+    while now < START + failover.GRACE + allowed + 1.0:
+        now += 0.25
+        tell(state, machine.ReportArrived("ant", TileTiming(epoch, "r", 0, 1.0, 0)), machine.Tick(), now=now)
+    assert state.agents["bee"].suspected
+    assert state.members() == ["ant"]
+    assert begun(tell(state, machine.ReportArrived("ant", Ready(state.epoch)), now=now)) == {("r", 2, state.epoch)}
+    tell(state, machine.MetricsArrived("bee", METRICS), now=now)
+    assert state.members() == ["ant", "bee"]
+    assert state.agents["bee"].patience == 2.0
+
+
+@pytest.mark.parametrize("why", ["link", "pause", "all"])
+def test_nobody_is_suspected_when_it_is_not_the_agents(why: str) -> None:
+    state = serving("ant", "bee")
+    tell(state, machine.LinkFound(), now=START)
+    tell(state, request(state, "r"))
+    now = START
+    if why == "link":
+        tell(state, machine.LinkLost(), now=now)
+    for _ in range(200):
+        now += 100.0 / 200 if why != "pause" else 0.0
+        report = machine.ReportArrived("ant", TileTiming(state.epoch, "r", 0, 1.0, 0))
+        tell(state, *([report] if why != "all" else []), machine.Tick(), now=now)
+    if why == "pause":
+        tell(state, machine.Tick(), now=now + 100.0)
+    assert state.members() == ["ant", "bee"]
+    assert list(state.requests.under_way) == ["r"]
+
+
+def test_an_agent_that_drains_is_replaced_without_losing_an_attempt() -> None:
+    state = serving("ant", "bee")
+    old = state.epoch
+    tell(state, request(state, "r"))
+    effects = tell(state, machine.AgentStateArrived("bee", AgentState("draining", "s1")))
+    assert of(effects, machine.Assign) == ["ant"]
+    assert begun(ready(state, "ant")) == set()
+    assert state.requests.under_way["r"].attempt == 1
+    effects = answer(state, "r", old)
+    assert ("bee", state.epoch) in released(effects)
 
 
 def test_an_agent_says_it_is_online_again_and_nothing_changes() -> None:
@@ -262,5 +449,6 @@ def test_a_restart_without_goodbye_ends_what_the_agent_had_under_way() -> None:
     state = serving("ant", "bee")
     tell(state, request(state, "r"))
     effects = tell(state, machine.AgentStateArrived("bee", AgentState("online", "s2")))
-    assert ends(effects) == [("r", "agent-lost")]
-    assert sorted(e.agent for e in effects if isinstance(e, machine.Assign)) == ["ant", "bee"]
+    assert ends(effects) == []
+    assert {e.agent for e in effects if isinstance(e, machine.Assign)} == {"ant", "bee"}
+    assert begun(ready(state, "ant", "bee")) == {("r", 2, state.epoch)}

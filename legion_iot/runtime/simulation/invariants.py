@@ -95,7 +95,7 @@ class Requests:
         self._counts = counts
         self.most_under_way = max(self.most_under_way, len(requests.under_way))
         hold(len(requests.under_way) <= requests.window, "bounded", f"{len(requests.under_way)} requests under way")
-        hold(len(requests.waiting) <= QUEUE, "bounded", f"{len(requests.waiting)} requests wait")
+        hold(len(requests.waiting) <= QUEUE + self.most_under_way, "bounded", f"{len(requests.waiting)} requests wait")
         alive = [*(w.request for w in requests.waiting), *requests.under_way]
         mine = [request for request in alive if not request.startswith(PREFIX)]
         hold(len(alive) - len(mine) <= RUNS + 1, "bounded", f"{len(alive) - len(mine)} trials")

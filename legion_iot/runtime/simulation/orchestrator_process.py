@@ -150,8 +150,12 @@ class OrchestratorProcess(Participant):
                 self._said.epochs.add(assignment.epoch)
                 self._agenda.tell(f"orchestrator assigns epoch {assignment.epoch} to {name}")
                 self.publish(TOPICS.assignment(name, assignment.model.name), assignment, retain=True)
+            case orchestrator.ClearAssignment(agent=name):
+                self._agenda.tell(f"orchestrator clears the assignment of {name}")
+                self.publish_bytes(TOPICS.assignment(name, self.state.model.name), b"", retain=True)
             case orchestrator.SendCommand(agent=name, command=command):
-                self._check_member(name)
+                if command.operation != "release":
+                    self._check_member(name)
                 self._said.commands.append((name, command.operation))
                 self._agenda.tell(f"orchestrator commands {name} to {command.operation}")
                 self.publish(TOPICS.agent(name, "command"), command)
