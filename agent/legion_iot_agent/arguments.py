@@ -42,7 +42,7 @@ def _add_installing(commands: argparse._SubParsersAction[argparse.ArgumentParser
     join.add_argument("bundle", type=Path, help="the file of `legion broker add-device`")
     install = commands.add_parser("install", help="the same with the settings in /etc/legion-iot/agent.toml")
     for each in (join, install):
-        each.add_argument("--broker", metavar="URL", help="write this into agent.toml")
+        each.add_argument("--broker", metavar="URL", help="write this into agent.toml; auto finds it")
         each.add_argument("--no-start", action="store_true", help="only at the next start of the system")
     uninstall = commands.add_parser("uninstall", help="stop the service, and remove all of it")
     uninstall.add_argument("--keep", action="store_true", help="but leave settings, bundle, models and measurements")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import typer
 from rich.table import Table
 
 from legion_iot.cli.console import err, out
-from legion_iot.errors import UsageError
+from legion_iot.errors import BrokerError, UsageError
+
+if TYPE_CHECKING:
+    from legion_iot_broker.directory import BrokerDirectory
+    from legion_iot_broker.serving import Served
 
 app = typer.Typer(help="An MQTT broker, for this machine or for a group of devices.", no_args_is_help=True)
 
@@ -144,15 +150,41 @@ def _run_directory(directory: Path, prefer: Literal["auto", "mosquitto", "embedd
     from legion_iot_broker.directory import BrokerDirectory  # noqa: PLC0415
     from legion_iot_broker.serving import serve  # noqa: PLC0415
 
-    with serve(BrokerDirectory.open(directory), prefer) as served:
+    opened = BrokerDirectory.open(directory)
+    with serve(opened, prefer) as served, _announcing(opened, served) as notes:
         for endpoint in served.endpoints:
             typer.echo(endpoint)
+        for note in notes:
+            err.print(f"note: {note}", markup=False, soft_wrap=True)
         for sentence in served.lacking:
             err.print(f"note: {sentence}", markup=False, soft_wrap=True)
         err.print(f"{served.title} is running; Ctrl-C stops it", markup=False)
         while True:
             served.check()
             time.sleep(_CHECK_SECONDS)
+
+
+@contextlib.contextmanager
+def _announcing(directory: BrokerDirectory, served: Served) -> Iterator[list[str]]:
+    """Announced in the local network as far as devices can connect; else with a note that says why not."""
+    from legion_iot.transport import discovery  # noqa: PLC0415
+    from legion_iot.transport.connection import is_loopback  # noqa: PLC0415
+
+    settings = directory.settings
+    hosts = tuple(host for host in settings.hosts if not is_loopback(host))
+    if not hosts or not any(endpoint.startswith("mqtts:") for endpoint in served.endpoints):
+        yield []
+    elif not discovery.is_available():
+        yield ["devices cannot find the broker by themselves: pip install 'legion-iot[discovery]'"]
+    else:
+        with contextlib.ExitStack() as stack:
+            notes = []
+            announcement = discovery.Announcement(settings.port, hosts, settings.base_topic)
+            try:
+                stack.enter_context(discovery.announced(announcement))
+            except BrokerError as error:
+                notes.append(str(error))
+            yield notes
 
 
 def _say_told(told: bool) -> None:

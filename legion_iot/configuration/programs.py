@@ -34,9 +34,10 @@ def _host_name() -> str:
     return re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-")[:32] or "agent"
 
 
+AUTO = "auto"  # the broker that is announced in the local network
 BROKER: Setting[str] = Setting(
     "broker",
-    text("mqtt://host[:port] or mqtts://host[:port]", BrokerAddress.parse),
+    text("mqtt://host[:port], mqtts://host[:port], or auto", lambda value: value == AUTO or BrokerAddress.parse(value)),
     lambda: DEFAULT_BROKER,
     "where the group's broker listens",
     "the bundle's, or this machine's",
@@ -159,11 +160,17 @@ def configured(
 
 
 def address(settings: Settings, bundle: Bundle | None) -> BrokerAddress:
-    """The broker, with all that it wants to see of us; raises UsageError."""
-    if bundle is None:
-        return BrokerAddress.parse(settings[BROKER])
+    """The broker, with all that it wants to see of us; with `auto` it is looked for in the local network.
+
+    Raises UsageError, and BrokerError where it is not found.
+    """
+    url = "" if settings.is_default(BROKER) else settings[BROKER]
+    if url == AUTO:
+        from legion_iot.transport.discovery import find  # noqa: PLC0415 — few need it
+
+        url = find(settings[BASE_TOPIC])
     # A bundle that names no broker says so better than the default would.
-    return bundle.address("" if settings.is_default(BROKER) else settings[BROKER])
+    return BrokerAddress.parse(url or DEFAULT_BROKER) if bundle is None else bundle.address(url)
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -65,9 +65,9 @@ def install(wanted: Wanted, say: Say) -> None:
             NewFile(service.bundle, bundle.encode(), 0o600),
             NewFile(service.drop_in, credentials_text(service).encode(), 0o644),
         ]
-    with tried(service, text, bundle) as (settings, address), contextlib.ExitStack() as stack:
+    with tried(service, text, bundle, start) as (settings, address), contextlib.ExitStack() as stack:
         watched = None
-        if start:
+        if start and address is not None:
             watched = stack.enter_context(watch(address, settings[BASE_TOPIC], _name(settings)))
             say(f"{address.endpoint} lets {_name(settings)} in")
         _write(files)

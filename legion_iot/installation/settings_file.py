@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from legion_iot import toml_tables
-from legion_iot.configuration.programs import address, configured
+from legion_iot.configuration.programs import AUTO, BROKER, address, configured
 from legion_iot.configuration.report import in_toml
 from legion_iot.configuration.settings import Settings
 from legion_iot.errors import InputError, LegionError
@@ -43,10 +43,13 @@ def _plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def tried(service: Service, text: str, bundle: str | None) -> Iterator[tuple[Settings, BrokerAddress]]:
+def tried(
+    service: Service, text: str, bundle: str | None, here: bool
+) -> Iterator[tuple[Settings, BrokerAddress | None]]:
     """What the program would read out of that text and bundle, which inside `with` are files for nobody else.
 
-    Raises InputError or UsageError as the program would; errors inside `with` name the files as they will be called.
+    Where it will not run `here`, no broker is looked for. Raises InputError or UsageError as the program would; errors
+    inside `with` name the files as they will be called.
     """
     with tempfile.TemporaryDirectory(prefix="legion-install-") as scratch:
         directory = Path(scratch)
@@ -58,6 +61,6 @@ def tried(service: Service, text: str, bundle: str | None) -> Iterator[tuple[Set
             copy.write_text(bundle, encoding="utf-8")
         try:
             settings, read = configured(service.program, {}, {}, file)
-            yield settings, address(settings, read)
+            yield settings, None if settings[BROKER] == AUTO and not here else address(settings, read)
         except LegionError as error:
             raise type(error)(str(error).replace(scratch, str(service.settings_directory))) from None
