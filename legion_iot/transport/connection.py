@@ -11,6 +11,7 @@ Promises, held by `tests/transport/test_contract.py` for every implementation:
 - After `close` or `abort` has begun, nothing more is emitted, not even `Disconnected`.
 - What a publisher attaches (response topic, correlation data, expiry) arrives with the message.
 - A message with an expiry that has waited here for longer is not sent any more.
+- Whoever published is told once the broker has a message of QoS 1: also when it refused it, never when it was lost.
 
 Not promised: exactly once, order across a lost link, order between two topics, QoS 2, a single copy where two filters
 of one connection match (Mosquitto sends two), a session that outlives its link (the embedded broker has none).
@@ -196,11 +197,13 @@ class Connection(Protocol):
         correlation: bytes = b"",
         response_topic: str = "",
         expiry: int = 0,
+        on_acknowledged: Callable[[], None] | None = None,
     ) -> None:
         """Queue one message, from any thread, without waiting for the network; raises `BrokerError` when full.
 
         `response_topic` asks for an answer there, with the same `correlation`. A message whose `expiry` (seconds, 0 for
-        none) has passed is for nobody any more.
+        none) has passed is for nobody any more. `on_acknowledged` is called, on any thread, once the broker has the
+        message (QoS 1), and must not wait.
         """
 
     def flush(self, timeout: float) -> bool:

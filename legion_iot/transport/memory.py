@@ -16,7 +16,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from legion_iot.errors import BrokerError
@@ -114,9 +114,11 @@ class MemoryBroker:
         self.add_filters(client, list(client.filters.items()))
         waiting, client.waiting = client.waiting, deque()
         client.waiting_bytes = 0
-        for message, expires_at in waiting:
+        for message, expires_at, on_acknowledged in waiting:
             if time.monotonic() < expires_at:
                 self.route(message, 1)
+                if on_acknowledged is not None:
+                    on_acknowledged()
 
     def detach(self, client: MemoryConnection, *, with_will: bool) -> None:
         """Forget a client that ended by itself."""
@@ -231,7 +233,8 @@ class MemoryConnection:
         self.linked = False
         self.closed = True
         self.ended: str | None = "the connection is not open"
-        self.waiting: deque[tuple[Message, float]] = deque()  # and when it expires
+        # Messages, when they expire, and who is told.
+        self.waiting: deque[tuple[Message, float, Callable[[], None] | None]] = deque()
         self.waiting_bytes = 0
 
     def open(self, timeout: float) -> None:
@@ -262,6 +265,7 @@ class MemoryConnection:
         correlation: bytes = b"",
         response_topic: str = "",
         expiry: int = 0,
+        on_acknowledged: Callable[[], None] | None = None,
     ) -> None:
         """See `Connection.publish`."""
         check_message(topic, qos)
@@ -272,11 +276,14 @@ class MemoryConnection:
                 raise BrokerError(f"cannot publish on {topic}: {self.ended}")
             if self.linked:
                 self._broker.route(message, qos)
+                if qos and on_acknowledged is not None:
+                    on_acknowledged()
             elif qos:
                 full = len(self.waiting) >= self._limits.messages or self.waiting_bytes + len(data) > self._limits.bytes
                 if self.waiting and full:
                     raise BrokerError(f"{len(self.waiting)} messages wait for the memory broker: start it")
-                self.waiting.append((message, time.monotonic() + expiry if expiry else math.inf))
+                expires_at = time.monotonic() + expiry if expiry else math.inf
+                self.waiting.append((message, expires_at, on_acknowledged))
                 self.waiting_bytes += len(data)
         self._broker.deliver()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from legion_iot.transport.connection import QueueLimits
@@ -27,6 +28,7 @@ class Outgoing:
     correlation: bytes = b""
     response_topic: str = ""
     expires_at: float = math.inf  # on the owner's clock, seconds
+    on_acknowledged: Callable[[], None] | None = None
 
 
 class Outbox:
@@ -85,16 +87,18 @@ class Outbox:
         self._window_bytes += size
         return self._handing
 
-    def handed(self, number: int | None) -> None:
-        """The library took the message under this packet number, or (None) lost it at once."""
+    def handed(self, number: int | None) -> Outgoing | None:
+        """The library took the message under this packet number, or (None) lost it at once; it where it is done."""
         message, self._handing = self._handing, None
         if message is None:
-            return
-        if number is None or number in self._early or (message.qos == 0 and not self._linked):
+            return None
+        done = number in self._early
+        if number is None or done or (message.qos == 0 and not self._linked):
             self._release(message)
         else:
             self._under_way[number] = message
         self._early.clear()
+        return message if done else None
 
     def done(self, number: int) -> Outgoing | None:
         """That packet was acknowledged or written; returns its message when it was known."""

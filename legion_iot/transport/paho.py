@@ -17,7 +17,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from paho.mqtt.client import (
@@ -195,6 +195,7 @@ class PahoConnection:
         correlation: bytes = b"",
         response_topic: str = "",
         expiry: int = 0,
+        on_acknowledged: Callable[[], None] | None = None,
     ) -> None:
         """See `Connection.publish`."""
         check_message(topic, qos)
@@ -202,7 +203,7 @@ class PahoConnection:
         # change is copied, since its owner may go on writing into it.
         held = Parts(*payload) if isinstance(payload, tuple) else bytes(payload)
         expires_at = time.monotonic() + expiry if expiry else math.inf
-        message = Outgoing(topic, held, qos, retain, correlation, response_topic, expires_at)
+        message = Outgoing(topic, held, qos, retain, correlation, response_topic, expires_at, on_acknowledged)
         with self._changed:
             if self._ended is not None:
                 raise BrokerError(f"cannot publish on {topic}: {self._ended}")
@@ -423,6 +424,7 @@ class PahoConnection:
             self._changed.notify_all()
         if reason.is_failure:
             logger.warning("%s refused %s on %s: %s", self._where, self._client_id, message and message.topic, reason)
+        _acknowledge(message)
         self._pump()
 
     def _on_message(self, client: LeanClient, packet: Publish) -> None:
@@ -473,8 +475,9 @@ class PahoConnection:
                     return
             number = self._hand_over(client, message)
             with self._changed:
-                self._outbox.handed(number)
+                done = self._outbox.handed(number)
                 self._changed.notify_all()
+            _acknowledge(done)
 
     def _hand_over(self, client: LeanClient, message: Outgoing) -> int | None:
         """Give a message to paho: its packet number, or None where it is lost at once, or not wanted any more."""
@@ -494,6 +497,15 @@ class PahoConnection:
             message.qos == 0 or info.rc != MQTTErrorCode.MQTT_ERR_NO_CONN
         )
         return None if lost else info.mid
+
+
+def _acknowledge(message: Outgoing | None) -> None:
+    """The broker has the message: tell whoever wants to know."""
+    if message is not None and message.on_acknowledged is not None:
+        try:
+            message.on_acknowledged()
+        except Exception:
+            logger.exception("what follows the acknowledgement of a message on %s failed", message.topic)
 
 
 def _left(deadline: float) -> float:

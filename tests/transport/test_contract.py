@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import queue
 import statistics
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -255,6 +257,25 @@ def test_a_message_that_waited_for_too_long_is_not_sent(broker, connect: Connect
     while not got or got[-1] != b"end":
         got.append(receiver.message().payload)
     assert b"stale" not in got
+
+
+def test_who_published_is_told_once_the_broker_has_it(broker, connect: Connect) -> None:
+    sender = connect("sender")
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(200):
+        payload = b"x" * (100_000 if number == 100 else 1)
+        sender.connection.publish("t", payload, on_acknowledged=partial(told.put, number))
+    assert sorted(told.get(timeout=PATIENCE) for _ in range(200)) == list(range(200))
+    broker.stop()
+    sender.disconnected()
+    sender.connection.publish("t", b"stale", expiry=1, on_acknowledged=partial(told.put, -1))
+    sender.connection.publish("t", b"y", on_acknowledged=partial(told.put, -2))
+    time.sleep(1.1)
+    assert told.empty()
+    broker.start()
+    assert told.get(timeout=PATIENCE) == -2
+    assert sender.connection.flush(PATIENCE)
+    assert told.empty()
 
 
 def test_subscriptions_come_back_after_the_broker_restarted(broker, connect: Connect) -> None:
