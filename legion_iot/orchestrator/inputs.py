@@ -1,18 +1,20 @@
-"""A request's payload to the network's input: JPEG and PNG pictures, and `.npy` arrays."""
+"""A request's payload to the network's input: JPEG and PNG pictures, `.npy` and msgpack arrays."""
 
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from legion_iot.errors import InputError
+from legion_iot.errors import InputError, ProtocolError
 from legion_iot.model.description import ModelDescription
 from legion_iot.model.graph import Graph, Tensor
 from legion_iot.model.preprocessing import Box, normalise
+from legion_iot.wire.codec import read_array
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
 MAX_PAYLOAD = 32 << 20  # bytes
 MAX_PIXELS = 64 << 20  # of a picture once decoded; above it is a decompression bomb
 NPY_MAGIC = b"\x93NUMPY"
+MSGPACK_MAP = b"\x83"  # of three entries
 MAX_HEADER = 1024  # bytes, of a .npy file
 
 
 def read_input(payload: bytes, graph: Graph, description: ModelDescription) -> npt.NDArray[Any]:
-    """The input tensor for a picture or `.npy` array; raises InputError where it is neither or does not fit."""
+    """The input tensor for a picture or an array; raises InputError where it is neither or does not fit."""
     if len(graph.inputs) != 1:
         raise InputError(f"the model takes {len(graph.inputs)} inputs, and one payload carries one; use another model")
     if len(payload) > MAX_PAYLOAD:
@@ -32,6 +35,8 @@ def read_input(payload: bytes, graph: Graph, description: ModelDescription) -> n
     tensor = graph.tensors[graph.inputs[0]]
     if payload.startswith(NPY_MAGIC):
         return _read_array(payload, tensor)
+    if payload.startswith(MSGPACK_MAP):
+        return _read_msgpack(payload, tensor)
     return normalise(_read_picture(payload, tensor, description), description.preprocessing, tensor)
 
 
@@ -40,7 +45,7 @@ def seen_size(payload: bytes, graph: Graph, description: ModelDescription) -> tu
 
     Raises InputError like `read_input`.
     """
-    if payload.startswith(NPY_MAGIC):
+    if payload.startswith((NPY_MAGIC, MSGPACK_MAP)):
         return None
     upright = _decode(payload)
     left, top, right, bottom = _box(upright.size, graph.tensors[graph.inputs[0]], description)
@@ -65,6 +70,21 @@ def _read_array(payload: bytes, tensor: Tensor) -> npt.NDArray[Any]:
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"the .npy payload cannot be read ({cause}); save the array again") from None
     return np.ascontiguousarray(array)
+
+
+def _read_msgpack(payload: bytes, tensor: Tensor) -> npt.NDArray[Any]:
+    try:
+        shape, dtype, data = read_array(payload)
+    except ProtocolError as error:
+        raise InputError(f"the msgpack payload cannot be read ({error}); send shape, dtype and data") from None
+    if shape != tensor.shape or dtype != str(tensor.numpy_dtype):
+        raise InputError(
+            f"the msgpack payload is {dtype:.40} {list(shape)}; the model takes {tensor.dtype} {list(tensor.shape)}"
+        )
+    wanted = math.prod(shape) * tensor.numpy_dtype.itemsize
+    if len(data) != wanted:
+        raise InputError(f"the msgpack payload has {len(data)} bytes of data; an array of that shape has {wanted}")
+    return np.frombuffer(data, tensor.numpy_dtype).reshape(shape)
 
 
 def _array_header(file: io.BytesIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -110,7 +130,7 @@ def _decode(payload: bytes) -> Picture:
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError("the payload is no JPEG, PNG or .npy; send one of these") from None
+        raise InputError("the payload is no JPEG, PNG, .npy or msgpack array; send one of these") from None
     except Exception as error:
         # Pillow raises what its parsers happen to raise on damaged files: OSError, SyntaxError, struct.error, …
         raise InputError(f"the picture is damaged ({error}); send another one") from None

@@ -64,7 +64,7 @@ class ServedModels:
     def online(self) -> tuple[str, ...]:
         """The agents that are there, by name."""
         states = (event for event in self._said.values() if isinstance(event, machine.AgentStateArrived))
-        return tuple(sorted(event.agent for event in states if event.state.state == "online"))
+        return tuple(sorted(event.agent for event in states if event.state.is_present))
 
     # --- events ---
 

@@ -6,22 +6,25 @@ their machines and carry out the effects (`serving`).
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from legion_iot.errors import BrokerError, ProtocolError
 from legion_iot.notify import Notifier
 from legion_iot.orchestrator.background import Background
 from legion_iot.orchestrator.bridge import Bridge
 from legion_iot.orchestrator.chunks import ChunkServer
+from legion_iot.orchestrator.journal import Journal
 from legion_iot.orchestrator.model_store import ModelStore
 from legion_iot.orchestrator.models import ServedModels
 from legion_iot.orchestrator.options import OrchestratorOptions
 from legion_iot.orchestrator.own_link import OwnLink
+from legion_iot.orchestrator.replies import Replies
+from legion_iot.orchestrator.retained import Retained
 from legion_iot.orchestrator.serving import EndedRequest, ServedModel, Surroundings, load
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.profiles import MEASUREMENTS, ProfileFile
@@ -29,7 +32,9 @@ from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.shared import Shared
 from legion_iot.transport.connection import Connected, Disconnected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Undelivered
-from legion_iot.transport.pair import ConnectionPair, PairEvent
+from legion_iot.transport.paho import TAKEN_OVER
+from legion_iot.transport.pair import Admitted, ConnectionPair, PairEvent
+from legion_iot.transport.retained import read_retained
 from legion_iot.wire import codec
 from legion_iot.wire.bridge import BridgeResponse
 from legion_iot.wire.messages import (
@@ -47,11 +52,12 @@ from legion_iot.wire.messages import (
     TileTiming,
 )
 from legion_iot.wire.tensors import INBOX
-from legion_iot.wire.topics import AgentTopic, BridgeTopic, InboxTopic, InferTopic, ReportTopic, Topics
+from legion_iot.wire.topics import AgentTopic, BridgeTopic, InboxTopic, ReportTopic, Topics
 
 log = logging.getLogger("legion-orchestrator")
 
 TICK = 0.25  # seconds
+SESSION_SECONDS = 120  # for which the broker keeps requests while nobody serves: as long as one may take
 
 REPORTS: dict[str, type[Ready] | type[Failed] | type[TileTiming]] = {
     "ready": Ready,
@@ -80,17 +86,24 @@ class OrchestratorService:
         self._topics = Topics(options.base_topic)
         self._session = uuid.uuid4().hex
         will = Will(self._topics.orchestrator_state(), codec.to_json(OrchestratorState("offline", self._session)))
-        client_id = f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
-        self._links = ConnectionPair(options.broker, client_id, will, self._topics, ORCHESTRATOR)
+        self._broker, self._client_id = options.broker, f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
+        self._journal = _journal(options)
+        self._replies = Replies(self._topics, self._session, self._journal, lambda: self._links.control)
+        self._links = ConnectionPair(
+            options.broker, self._client_id, will, self._topics, ORCHESTRATOR,
+            SESSION_SECONDS if options.state_directory else 0, self._replies.admit,
+        )  # fmt: skip
+        self._retained = Retained(self._links)
         self._own_link = OwnLink(self._links.data, self._topics)
         file = None if options.state_directory is None else options.state_directory / MEASUREMENTS
         self._file = ProfileFile(file, options.broker.endpoint)
-        self._shared = Shared(int(time.time()))
+        self._shared = Shared(max(int(time.time()), self._journal.epoch + 1))
+        self._shared.epochs = self._noted(self._shared.epochs)
         self._shared.samples, self._shared.own_link = self._file.samples, self._file.link
-        names = (f"{self._session[:8]}-{number}" for number in itertools.count(1))
         self._around = Surroundings(
-            self._links, self._topics, self._own_link, self._shared, names, self._changed, on_ended
-        )
+            self._links, self._topics, self._own_link, self._shared, self._retained, self._replies, self._changed,
+            on_ended,
+        )  # fmt: skip
         self.models = ServedModels(options, self._around)
         self._chunks = ChunkServer(self.models.content)
         for model in options.models:
@@ -118,11 +131,24 @@ class OrchestratorService:
             (self._topics.infer("+"), 1),
             (self._topics.bridge_request("+"), 1),
         ]
+        self._retained.found(self._left_behind())
         self._links.open(control)
+        self._retained.clear_left(lambda topic: not any(m.concerns(topic) for m in self.models.by_name.values()))
+        self._replies.answer_left()
         try:
             self._loop()
         finally:
             self._close()
+
+    def _left_behind(self) -> list[Message]:
+        """What an orchestrator before this one has left retained."""
+        left = [self._topics.assignment("+", "+"), self._topics.model("+")]
+        return read_retained(self._broker, f"{self._client_id}-{self._session[:8]}", left)
+
+    def _noted(self, epochs: Iterator[int]) -> Iterator[int]:
+        for epoch in epochs:
+            self._journal.begun(epoch)
+            yield epoch
 
     def _loop(self) -> None:
         ticked = time.monotonic()
@@ -141,19 +167,22 @@ class OrchestratorService:
     def _close(self) -> None:
         self._notifier.stopping()
         try:
-            for model in self.models.by_name.values():
-                model.clear_retained()
-            state = OrchestratorState("offline", self._session)
-            self._around.publish(self._topics.orchestrator_state(), state, retain=True)
+            self._replies.answer_open()
+            state = self._topics.orchestrator_state()
+            self._retained.clear(lambda topic: topic != state)
+            self._retained.clear_left(lambda topic: True)
+            self._around.retain(state, OrchestratorState("offline", self._session))
         except BrokerError as error:
             log.warning("could not say goodbye: %s", error)
         self._links.close()
         self._background.stop()
+        self._journal.close()
 
     def _changed(self, model: ServedModel) -> None:
         """The phase of a model has changed."""
         if model.state.phase == "serving":
             model.publish_info()
+            self._retained.clear_left(model.concerns)
         self._publish_phase()
 
     def _publish_phase(self) -> None:
@@ -169,7 +198,7 @@ class OrchestratorService:
     def _publish_state(self) -> None:
         phase, detail = self.models.phase
         state = OrchestratorState(phase, self._session, detail, self.models.online)
-        self._around.publish(self._topics.orchestrator_state(), state, retain=True)
+        self._around.retain(self._topics.orchestrator_state(), state)
 
     # --- messages ---
 
@@ -178,9 +207,14 @@ class OrchestratorService:
         match event:
             case Connected():
                 self.models.tell(machine.LinkFound())
+                self._retained.say_again()
                 self._publish_phase()
+            case Disconnected(reason=reason) if reason == TAKEN_OVER:
+                raise BrokerError(f"another orchestrator serves {self._topics.base!r}; give this one a --base-topic")
             case Disconnected():
                 self.models.tell(machine.LinkLost())
+            case Admitted(name=request, message=message):
+                self._request(request, message)
             case FragmentsArrived(sender=sender, fragments=fragments):
                 for header, body in fragments:
                     self.models.tell(machine.FragmentArrived(sender, header, body))
@@ -199,8 +233,6 @@ class OrchestratorService:
         match self._topics.parse(message.topic):
             case InboxTopic(sender=sender):
                 self._receive_binary(sender, message.payload)
-            case InferTopic(model=name) if not message.retain:
-                self._request(name, message.payload)
             case BridgeTopic(operation=operation) if self._bridge is not None and not message.retain:
                 self._bridge.take(operation, message.payload)
             case AgentTopic() if not message.payload:
@@ -228,14 +260,14 @@ class OrchestratorService:
     def _respond(self, operation: str, response: BridgeResponse) -> None:
         self._around.publish(self._topics.bridge_response(operation), response)
 
-    def _request(self, name: str, payload: bytes) -> None:
+    def _request(self, request: str, message: Message) -> None:
+        name = message.topic.rpartition("/")[2]
         if (model := self.models.by_name.get(name)) is not None:
-            model.request(payload)
+            model.request(request, message.payload)
             return
         served = ", ".join(self.models.by_name) or "none"
         reason = f"there is no model {name}; served are: {served}"
-        result = Result(next(self._around.request_names), False, name, 0, 0.0, error="no-model", reason=reason)
-        self._around.publish(self._topics.result(name), result)
+        self._replies.answer(Result(request, False, name, 0, 0.0, error="no-model", reason=reason))
 
     def _send_chunk(self, agent: str, wanted: ChunkRequest) -> None:
         chunk = self._chunks.answer(agent, wanted, time.monotonic())
@@ -243,6 +275,14 @@ class OrchestratorService:
             self._links.data.publish(self._topics.inbox(agent, ORCHESTRATOR), chunk)
         except BrokerError as error:  # too much waits already; the agent asks again
             log.warning("a chunk for %s is not sent: %s", agent, error)
+
+
+def _journal(options: OrchestratorOptions) -> Journal:
+    """The one of this group at this broker."""
+    if options.state_directory is None:
+        return Journal()
+    group = hashlib.sha256(f"{options.broker.endpoint} {options.base_topic}".encode()).hexdigest()[:16]
+    return Journal(options.state_directory / "requests" / f"{group}.jsonl")
 
 
 def _said(agent: str, kind: str, payload: bytes) -> machine.Event:

@@ -6,7 +6,7 @@ import mmap
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,12 @@ from legion_iot.orchestrator.inputs import read_input
 from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
 from legion_iot.orchestrator.own_link import OwnLink
 from legion_iot.orchestrator.planning import PlanningThread
+from legion_iot.orchestrator.replies import Replies
+from legion_iot.orchestrator.retained import Retained
 from legion_iot.orchestrator.times import RequestClock, RequestTimes
 from legion_iot.planning.planners.balanced import by_speed
 from legion_iot.runtime import orchestrator as machine
+from legion_iot.runtime.requests import QUEUE
 from legion_iot.runtime.shared import Shared
 from legion_iot.runtime.withdrawal import withdraw
 from legion_iot.transport.fragments import Outgoing
@@ -34,6 +37,7 @@ from legion_iot.wire.messages import ModelInfo, ModelReference, Result
 from legion_iot.wire.tensors import region_of
 from legion_iot.wire.topics import Topics, check_model_name
 
+COMMAND_EXPIRY = 180  # seconds; who has not carried it out by then is left out
 _EPOCHS = 16  # of one model, whose late reports are told from those of other models
 
 
@@ -59,13 +63,18 @@ class Surroundings:
     topics: Topics
     own_link: OwnLink
     shared: Shared
-    request_names: Iterator[str]
+    retained: Retained
+    replies: Replies
     on_phase: Callable[[ServedModel], None]
     on_ended: Callable[[EndedRequest], None]
 
-    def publish(self, topic: str, message: object, *, retain: bool = False) -> None:
-        """Send a message as JSON."""
-        self.links.control.publish(topic, codec.to_json(message), retain=retain)
+    def publish(self, topic: str, message: object, *, expiry: int = 0) -> None:
+        """Send a message as JSON, which is for nobody any more after `expiry` seconds, if not 0."""
+        self.links.control.publish(topic, codec.to_json(message), expiry=expiry)
+
+    def retain(self, topic: str, message: object) -> None:
+        """Retain a message as JSON."""
+        self.retained.publish(topic, codec.to_json(message))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,10 +144,12 @@ class ServedModel:
         while not self._planned.empty():
             self.step(self._planned.get())
 
-    def request(self, payload: bytes) -> None:
-        """A request with an input as it was published."""
-        request = next(self._around.request_names)
+    def request(self, request: str, payload: bytes) -> None:
+        """A request of that name, with an input as it was published."""
         self._taken = time.monotonic()
+        if len(self.state.requests.waiting) >= QUEUE:  # it is not read in vain
+            self.step(machine.RequestArrived(request, ()))
+            return
         try:
             array = read_input(payload, self.network.graph, self.description)
         except LegionError as error:
@@ -160,12 +171,11 @@ class ServedModel:
             case machine.Assign(agent=agent, assignment=assignment):
                 if not self.owns(assignment.epoch):
                     self._epochs.append(assignment.epoch)
-                self._around.publish(self._topics.assignment(agent, assignment.model.name), assignment, retain=True)
+                self._around.retain(self._topics.assignment(agent, assignment.model.name), assignment)
             case machine.ClearAssignment(agent=agent):
-                topic = self._topics.assignment(agent, self.reference.name)
-                self._around.links.control.publish(topic, b"", retain=True)
+                self._around.retained.publish(self._topics.assignment(agent, self.reference.name), b"")
             case machine.SendCommand(agent=agent, command=command):
-                self._around.publish(self._topics.agent(agent, "command"), command)
+                self._around.publish(self._topics.agent(agent, "command"), command, expiry=COMMAND_EXPIRY)
             case machine.Consult():
                 self._planning.consult(effect)
             case machine.ProbeOwnLink(number=number):
@@ -191,13 +201,17 @@ class ServedModel:
             self.reference.name, self.reference.sha256, self.reference.size, tensor.shape, tensor.dtype,
             self.state.epoch, agents,
         )  # fmt: skip
-        self._around.publish(self._topics.model(self.reference.name), info, retain=True)
+        self._around.retain(self._topics.model(self.reference.name), info)
 
     def clear_retained(self) -> None:
         """Leave nothing behind: agents of a later run shall not find this one's assignments."""
-        for agent in self.state.agents:
-            self._around.links.control.publish(self._topics.assignment(agent, self.reference.name), b"", retain=True)
-        self._around.links.control.publish(self._topics.model(self.reference.name), b"", retain=True)
+        self._around.retained.clear(self.concerns)
+
+    def concerns(self, topic: str) -> bool:
+        """Whether what is retained there is about this model."""
+        return topic.startswith(f"{self._topics.base}/") and topic.endswith(
+            (f"/assignment/{self.reference.name}", f"/models/{self.reference.name}")
+        )
 
     def withdraw(self) -> None:
         """Serve it no more: requests end, agents drop what they hold of it, and nothing stays retained."""
@@ -220,7 +234,7 @@ class ServedModel:
             error=ended.error,
             reason=ended.reason,
         )
-        self._around.publish(self._topics.result(self.reference.name), result)
+        self._around.replies.answer(result)
         if times is not None:
             times.published = time.monotonic()
         value = self._inputs.pop(ended.request, None)

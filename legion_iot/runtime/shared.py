@@ -9,6 +9,7 @@ the one it was told to fetch last.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from legion_iot.planning.problem import Link
@@ -28,7 +29,7 @@ class Shared:
     """
 
     def __init__(self, first: int = 0) -> None:
-        self.epochs = itertools.count(first)
+        self.epochs: Iterator[int] = itertools.count(first)
         self.numbers = itertools.count(first * _COMMANDS_PER_EPOCH)
         self.samples = Samples()
         self.own_link: Link | None = None

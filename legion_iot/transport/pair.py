@@ -11,8 +11,8 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from legion_iot.errors import BrokerError, ProtocolError
@@ -36,8 +36,9 @@ from legion_iot.wire.topics import InboxTopic, ParsedTopic, Topics
 log = logging.getLogger(__name__)
 
 INBOX_LIMIT = 1024  # messages of at most 512 KB
-CONTROL_LIMIT = 2 * INBOX_LIMIT  # for what comes over the control connection,
-CONTROL_BYTES = 128 << 20  # and of its payloads
+CONTROL_LIMIT = 2 * INBOX_LIMIT  # for what comes over the control connection
+ADMITTED_LIMIT = 256  # messages that were admitted and wait, such as requests,
+ADMITTED_BYTES = 128 << 20  # and of their payloads
 MAX_TOPICS = 256  # whose meaning is remembered
 OPEN_TIMEOUT = 15.0
 DATA_KEEP_ALIVE = 60.0
@@ -45,9 +46,10 @@ DATA_LIMITS = QueueLimits(messages=65536, bytes=512 << 20)
 
 
 @dataclass(frozen=True, slots=True)
-class Crowded:
-    """A message came while too much waited already: its payload is gone, and who sent it may be told so."""
+class Admitted:
+    """A message that was given a name before the broker was told that it has arrived."""
 
+    name: str
     message: Message
 
 
@@ -56,7 +58,7 @@ class CaughtUp:
     """All that was retained for the filters of `catch_up` has come."""
 
 
-PairEvent: TypeAlias = Connected | Disconnected | CaughtUp | Message | Crowded | FragmentsArrived | Undelivered
+PairEvent: TypeAlias = Connected | Disconnected | CaughtUp | Message | Admitted | FragmentsArrived | Undelivered
 
 
 class ConnectionPair:
@@ -64,6 +66,10 @@ class ConnectionPair:
 
     `name` is the participant's, as it stands in topics: fragments go from its name to another one. For
     `session_seconds` after the control connection has ended, the broker keeps what comes for it at QoS 1.
+
+    `admit` is called on the network's thread with each message of the control connection before the broker is told that
+    it has arrived, and with whether too much of what it admitted waits already: it says under which name the message
+    comes as `Admitted`, "" where it comes as it is, None where it is not to come.
     """
 
     def __init__(
@@ -74,13 +80,15 @@ class ConnectionPair:
         topics: Topics,
         name: str,
         session_seconds: int = 0,
+        admit: Callable[[Message, bool], str | None] = lambda message, crowded: "",
     ) -> None:
         self._address = address
+        self._admit = admit
         self._topics, self._name = topics, name
         self._refusal: BrokerError | None = None
         self._events: queue.SimpleQueue[PairEvent | None] = queue.SimpleQueue()
         self._places: dict[str, ParsedTopic] = {}
-        self._waiting = 0  # bytes of messages in the queue
+        self._waiting = self._waiting_bytes = 0  # messages in the queue that were admitted
         self._counting = threading.Lock()
         self.control = PahoConnection(
             address, client_id, self._on_control, will, session_seconds=session_seconds, is_urgent=True
@@ -145,9 +153,10 @@ class ConnectionPair:
             event = self._events.get(timeout=timeout)
         except queue.Empty:
             return None
-        if isinstance(event, Message):
+        if isinstance(event, Admitted):
             with self._counting:
-                self._waiting -= len(event.payload)
+                self._waiting -= 1
+                self._waiting_bytes -= len(event.message.payload)
         return event
 
     def wake(self) -> None:
@@ -169,7 +178,20 @@ class ConnectionPair:
         elif isinstance(event, Connected):
             self._events.put(event)
         else:
-            self._enqueue(event)
+            self._on_message(event)
+
+    def _on_message(self, message: Message) -> None:
+        size = len(message.payload)
+        with self._counting:
+            crowded = self._waiting >= ADMITTED_LIMIT or (self._waiting and self._waiting_bytes + size > ADMITTED_BYTES)
+        name = self._admit(message, bool(crowded))
+        if name == "":
+            self._enqueue(message)
+        elif name is not None:
+            with self._counting:
+                self._waiting += 1
+                self._waiting_bytes += size
+            self._events.put(Admitted(name, message))
 
     def _on_data(self, event: TransportEvent) -> None:
         if isinstance(event, Refused):
@@ -202,10 +224,4 @@ class ConnectionPair:
         if self._events.qsize() >= CONTROL_LIMIT:
             log.error("dropped a message: %d are waiting already", CONTROL_LIMIT)
             return
-        if isinstance(event, Message):
-            with self._counting:
-                if self._waiting and self._waiting + len(event.payload) > CONTROL_BYTES:
-                    event = Crowded(replace(event, payload=b""))
-                else:
-                    self._waiting += len(event.payload)
         self._events.put(event)

@@ -73,6 +73,9 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.inbox(ORCHESTRATOR, _ANY),
                     topics.infer(_ANY),
                     topics.bridge_request(_ANY),
+                    # What an orchestrator before this one has left behind.
+                    topics.assignment(_ANY, _ANY),
+                    topics.model(_ANY),
                 ],
                 [
                     topics.assignment(_ANY, _ANY),
@@ -84,13 +87,19 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.model(_ANY),
                     topics.result(_ANY),
                     topics.bridge_response(_ANY),
+                    topics.answer(_ANY, _ANY),
                 ],
             )
         case "operator":
             read, write = _filters("client", name, topics)
             return [*read, topics.bridge_response(_ANY)], [*write, topics.bridge_request(_ANY)]
         case "client":
-            return [topics.result(_ANY), topics.model(_ANY), topics.orchestrator_state()], [topics.infer(_ANY)]
+            return [
+                topics.result(_ANY),
+                topics.answer(name, _ANY),
+                topics.model(_ANY),
+                topics.orchestrator_state(),
+            ], [topics.infer(_ANY)]
         case "observer":
             return [
                 *(topics.agent(_ANY, kind) for kind in (*_SAID, "command")),

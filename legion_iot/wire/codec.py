@@ -80,6 +80,20 @@ def unpack(classes: Mapping[str, type[Any]], payload: bytes) -> tuple[Any, memor
     return _from_map(classes[kind], value), view[4 + length :]
 
 
+def read_array(payload: bytes) -> tuple[tuple[int, ...], str, bytes]:
+    """Shape, dtype and elements of a msgpack map of just these, as a client may send it; raises ProtocolError."""
+    try:
+        value = msgpack.unpackb(
+            payload, max_str_len=32, max_bin_len=len(payload), max_array_len=16, max_map_len=3, max_ext_len=0
+        )
+    except (ValueError, msgpack.UnpackException, RecursionError):
+        raise ProtocolError("no readable msgpack map") from None
+    match value:
+        case {"shape": [*shape], "dtype": str(dtype), "data": bytes(data)} if all(type(n) is int for n in shape):
+            return tuple(shape), dtype, data
+    raise ProtocolError("no msgpack map of shape, dtype and data")
+
+
 def _plain(value: Any) -> Any:
     """What JSON and msgpack can write in place of `value`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -154,6 +154,10 @@ class Topics:
     def bridge_response(self, operation: str) -> str:
         return f"{self.base}/bridge/response/{operation}"
 
+    def answer(self, client: str, question: str) -> str:
+        """Where a client may want an answer, by MQTT 5's response topic; the rest is its own business."""
+        return f"{self.base}/answers/{client}/{question}"
+
     def parse(self, topic: str) -> ParsedTopic:
         """What a topic is; raises ProtocolError for anything that is not of this group or not well formed."""
         prefix = f"{self.base}/"

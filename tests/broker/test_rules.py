@@ -39,7 +39,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "agents/pi1/metrics": ({"pi1"}, {"boss", "eye"}),
     "agents/pi1/profile": ({"pi1"}, {"boss", "eye"}),
     "agents/pi1/command": ({"boss"}, {"pi1", "eye"}),
-    "agents/pi1/assignment/vgg16": ({"boss"}, {"pi1", "eye"}),
+    "agents/pi1/assignment/vgg16": ({"boss"}, {"pi1", "boss", "eye"}),
     "agents/pi1/report/ready": ({"pi1"}, {"boss", "eye"}),
     "agents/pi1/report/failed": ({"pi1"}, {"boss", "eye"}),
     "agents/pi1/report/timing": ({"pi1"}, {"boss", "eye"}),
@@ -55,7 +55,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "orchestrator/inbox/orchestrator": ({"boss"}, {"boss"}),
     "orchestrator/probe": ({"boss"}, set()),
     "orchestrator/state": ({"boss"}, {"pi1", "pi2", "phone", "chief", "eye"}),
-    "models/vgg16": ({"boss"}, {"phone", "chief", "eye"}),
+    "models/vgg16": ({"boss"}, {"boss", "phone", "chief", "eye"}),
     "infer/vgg16": ({"phone", "chief"}, {"boss"}),
     "infer/vgg16/result": ({"boss"}, {"phone", "chief", "eye"}),
     "bridge/request/model-list": ({"chief"}, {"boss"}),
@@ -66,6 +66,9 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "bridge/response/model-add": ({"boss"}, {"chief"}),
     "bridge/response/model-remove": ({"boss"}, {"chief"}),
     "bridge/response/model-upload": ({"boss"}, {"chief"}),
+    "answers/phone/7": ({"boss"}, {"phone"}),
+    "answers/chief/7": ({"boss"}, {"chief"}),
+    "answers/eye/7": ({"boss"}, set()),
     # Nobody writes these.
     "agents/pi1": (set(), set()),
     "agents/pi1/mood": (set(), set()),
@@ -109,6 +112,7 @@ def test_the_table_has_every_topic_there_is() -> None:
         "result": [topics.result("vgg16")],
         "bridge_request": [topics.bridge_request(operation) for operation in OPERATIONS],
         "bridge_response": [topics.bridge_response(operation) for operation in OPERATIONS],
+        "answer": [topics.answer("phone", "7")],
     }
     assert builders - {"parse"} == set(built)
     assert {topic for each in built.values() for topic in each} <= {f"{BASE}/{topic}" for topic in TABLE}

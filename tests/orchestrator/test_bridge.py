@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +16,13 @@ from legion_iot.orchestrator import bridge as bridge_module
 from legion_iot.orchestrator import operator as operator_module
 from legion_iot.orchestrator.background import Background
 from legion_iot.orchestrator.bridge import Bridge
+from legion_iot.orchestrator.journal import Journal
 from legion_iot.orchestrator.model_store import ModelStore, StoreLimits
 from legion_iot.orchestrator.models import ServedModels
 from legion_iot.orchestrator.operator import Operator
 from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
+from legion_iot.orchestrator.replies import Replies
+from legion_iot.orchestrator.retained import Retained
 from legion_iot.orchestrator.serving import Surroundings, load
 from legion_iot.runtime.shared import Shared
 from legion_iot.transport.connection import BrokerAddress, EventHandler, Message, TransportEvent
@@ -72,8 +74,9 @@ class Orchestrator:
     def start(self, *given: ModelFile) -> None:
         """A new process of it, which knows only what the disk says."""
         links: Any = SimpleNamespace(control=self.connection, data=self.connection, wake=lambda: None)
+        replies = Replies(TOPICS, "s", Journal(), lambda: self.connection)
         around = Surroundings(
-            links, TOPICS, SimpleNamespace(), Shared(), itertools.count(), lambda model: None, lambda ended: None  # type: ignore[arg-type]
+            links, TOPICS, SimpleNamespace(), Shared(), Retained(links), replies, lambda model: None, lambda ended: None  # type: ignore[arg-type]
         )  # fmt: skip
         self.models = ServedModels(OrchestratorOptions(ADDRESS, ()), around)
         for model in given:

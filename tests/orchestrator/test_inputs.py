@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
+import msgpack
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -112,6 +114,44 @@ def test_an_array_arrives_as_it_is(version: tuple[int, int]) -> None:
 def test_an_array_of_another_form_is_refused(array: npt.NDArray[Any]) -> None:
     with pytest.raises(InputError, match=r"the model takes float32 \[1, 4, 6, 3\]"):
         read_input(saved(array), network(), AS_BYTES)
+
+
+def test_a_msgpack_array_arrives_as_it_is() -> None:
+    values = np.random.default_rng(1).standard_normal((1, 4, 6, 3)).astype(np.float32)
+    payload = msgpack.packb({"shape": values.shape, "dtype": "float32", "data": values.tobytes()})
+    np.testing.assert_array_equal(read_input(payload, network(), AS_BYTES), values)
+    assert seen_size(payload, network(), AS_BYTES) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "data", "says"),
+    [
+        ((1, 4, 6, 1), "float32", bytes(96), r"the model takes float32 \[1, 4, 6, 3\]"),
+        ((1, 4, 6, 3), "float64", bytes(576), r"the model takes float32 \[1, 4, 6, 3\]"),
+        ((1, 4, 6, 3), ">f4", bytes(288), r"the model takes float32 \[1, 4, 6, 3\]"),
+        ((1, 4, 6, 3), "float32", bytes(287), "287 bytes"),
+        ((1, 4, 6, 3), "float32", b"", "0 bytes"),
+        ((10**12,), "float32", b"", "the model takes"),
+        ((1.0, 4, 6, 3), "float32", bytes(288), "cannot be read"),
+        ((1,) * 17, "float32", bytes(288), "cannot be read"),
+        ((1, 4, 6, 3), "float32" * 9, bytes(288), "cannot be read"),
+        (3, "float32", bytes(288), "cannot be read"),
+        ((1, 4, 6, 3), "float32", "text", "cannot be read"),
+    ],
+)
+def test_a_msgpack_array_of_another_form_is_refused(shape: Any, dtype: str, data: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        read_input(msgpack.packb({"shape": shape, "dtype": dtype, "data": data}), network(), AS_BYTES)
+
+
+def test_msgpack_that_promises_more_than_it_is_costs_nothing() -> None:
+    for payload in (b"\x83\xa4data\xc6\xff\xff\xff\xff", b"\x83\xdd\xff\xff\xff\xff", b"\x83" + b"\x91" * 100_000):
+        tracemalloc.start()
+        with pytest.raises(InputError):
+            read_input(payload, network(), AS_BYTES)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 4_000_000
 
 
 def _npy(header: bytes, body: bytes = b"") -> bytes:
