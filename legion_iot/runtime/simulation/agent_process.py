@@ -5,14 +5,17 @@ It is one thread, as in life: while it computes, its messages wait.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from legion_iot.errors import LegionError
 from legion_iot.runtime import agent
 from legion_iot.runtime.name_claim import NameClaim, Next
-from legion_iot.runtime.simulation.agenda import Agenda
+from legion_iot.runtime.simulation.agenda import BEGIN, Agenda
 from legion_iot.runtime.simulation.behaviour import HUNG, LINK, Behaviour
 from legion_iot.runtime.simulation.broker import Broker, Publication
 from legion_iot.runtime.simulation.invariants import HELD, Computed, broken, hold
@@ -28,6 +31,7 @@ from legion_iot.wire.messages import (
     Failed,
     Fragment,
     Measured,
+    Metrics,
     ModelReference,
     Parcel,
     PartTime,
@@ -39,6 +43,7 @@ from legion_iot.wire.messages import (
 from legion_iot.wire.tensors import INBOX, fragments, region_of
 from legion_iot.wire.topics import AgentTopic, AssignmentTopic, InboxTopic
 
+METRICS_SECONDS = 2.0
 SLICE = 0.02  # seconds of measuring between two looks at what has arrived
 
 AgentStep = Callable[[agent.State, agent.Event, float], list[agent.Effect]]
@@ -80,6 +85,7 @@ class AgentProcess(Participant):
         self._events: deque[agent.Event] = deque()
         self._measuring: deque[Command] = deque()
         self._working = self._tick_waits = False
+        self._told = agenda.now
         self._stopped: Iterator[float] | None = None  # what was going on when the process froze
         if behaviour.link is not None:
             kept.profiles.setdefault(name, Profile(self._info().board_class, behaviour.link, ()))
@@ -200,9 +206,12 @@ class AgentProcess(Participant):
                 yield from self._measure()
                 continue
             event = self._events.popleft() if self._events else agent.Idle()
-            self._tick_waits &= not isinstance(event, agent.Tick)
+            if isinstance(event, agent.Tick):
+                self._tick_waits = False
+                self._publish_metrics()
             for effect in self._step(self.state, event, self._agenda.now):
                 yield from self._carry_out(effect)
+            hold(len(self.state.epochs) <= 2, "two-epochs", f"{self.name} holds {len(self.state.epochs)}")
 
     # --- effects ---
 
@@ -211,6 +220,9 @@ class AgentProcess(Participant):
         match effect:
             case agent.SendRegion(target=target, header=header, values=values, origin=origin):
                 assert target != self.name
+                if behaviour.corrupt == "form":
+                    header = dataclasses.replace(header, channels=header.channels + 1)
+                    values = np.concatenate((values, values[..., :1]), axis=2)
                 self.fragments.send(target, list(fragments(header, values, region_of(origin))))
             case agent.Compute():
                 yield from self._compute(effect)
@@ -252,7 +264,7 @@ class AgentProcess(Participant):
             self._kept.failed_tiles += 1
             self._events.append(agent.StepFailed(work.epoch, work.request, "the tile burns", work.attempt))
             return
-        outputs = behaviour.made(self.worker.run(work))
+        outputs = self.worker.run(work)
         told = behaviour.told(seconds)
         self._events.appendleft(
             agent.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, told, self._agenda.now)
@@ -303,6 +315,15 @@ class AgentProcess(Participant):
         self.publish(TOPICS.report(self.name, "measured"), Measured(command.number, times))
 
     # --- what it says of itself ---
+
+    def _publish_metrics(self) -> None:
+        """A sign that the loop turns, when it is time for one."""
+        now = self._agenda.now
+        if now - self._told < METRICS_SECONDS:
+            return
+        self._told = now
+        metrics = Metrics(self.session, now - BEGIN, 0.0, None, False, 0, 0, 0, 0.0, 0, 0, self.dropped)
+        self.publish(TOPICS.agent(self.name, "metrics"), metrics, qos=0)
 
     def _info(self) -> AgentInfo:
         models = tuple(sorted(self.state.models))

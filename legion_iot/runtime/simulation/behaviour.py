@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from legion_iot.planning.problem import Link
-from legion_iot.wire.tensors import Array
 
 ELEMENT = 1e-4  # seconds of a device of speed 1 for each row and column of a unit's map
 LEAST = 0.005  # seconds of any step
@@ -23,7 +19,8 @@ class Behaviour:
     """A device; each of this may change during a run.
 
     `speed` is relative; `failing_tiles` a share of its steps; `lies` the time that it reports for everything;
-    `corrupt` what it makes of its outputs. With `wrong_model`, what it fetches does not match its hash.
+    `corrupt` is what is wrong with its outputs: they are NaN, or it sends a channel too many. With `wrong_model`, what
+    it fetches does not match its hash.
     """
 
     speed: float = 1.0
@@ -34,7 +31,7 @@ class Behaviour:
     failing_tiles: float = 0.0
     wrong_model: bool = False
     lies: float | None = None
-    corrupt: Literal["", "nan"] = ""
+    corrupt: Literal["", "nan", "form"] = ""
     board: str = "board"
     link: Link | None = None  # on its disk since an earlier run
 
@@ -46,9 +43,3 @@ class Behaviour:
     def told(self, seconds: float) -> float:
         """The time that it reports for what took so long."""
         return seconds if self.lies is None else self.lies
-
-    def made(self, outputs: Mapping[int, Array]) -> Mapping[int, Array]:
-        """The outputs as this device has them."""
-        if self.corrupt == "nan":
-            return {t: np.full_like(a, np.nan) if a.dtype.kind == "f" else a for t, a in outputs.items()}
-        return outputs

@@ -88,12 +88,13 @@ class Injector:
         group, self._is_over = self._group, True
         group.agenda.tell("all faults are over")
         group.broker.start()
+        for process in group.processes:
+            process.thaw()
         for name, agent in group.agents.items():
             _well(agent.behaviour)
             agent.behaviour.speed = self._speeds[name]
             if name in self._touched:
                 _reset_line(group, name)
-                agent.thaw()
             record = group.state.agents.get(name)
             if not agent.alive or (record is not None and record.excluded) or name in self._touched:
                 agent.kill(will_after=0.0)
@@ -144,7 +145,9 @@ def _freeze(group: Group, agent: str, fault: Fault) -> None:
 
 
 def _thaw(group: Group, agent: str, fault: Fault) -> None:
-    group.agents[agent].thaw()
+    for process in group.processes:
+        if process.name == agent:
+            process.thaw()
 
 
 def _cut(group: Group, agent: str, fault: Fault) -> None:
@@ -220,6 +223,14 @@ def _lie(behaviour: Behaviour, fault: Fault) -> None:
     behaviour.lies = (-1.0, 0.0, 1e-9, 1e9)[int(4 * fault.strength)]
 
 
+def _nan(behaviour: Behaviour, fault: Fault) -> None:
+    behaviour.corrupt = "nan"
+
+
+def _wrong_form(behaviour: Behaviour, fault: Fault) -> None:
+    behaviour.corrupt = "form"
+
+
 def _no_memory(behaviour: Behaviour, fault: Fault) -> None:
     behaviour.load_fails = True
 
@@ -272,6 +283,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "load": Kind("an agent cannot load what it is assigned, until it is restarted", _of_device(_no_memory),
                      _restart_well),
         "stuck": Kind("an agent never ends loading, until it is restarted", _of_device(_stuck), _restart_well),
+        "nan": Kind("an agent makes nothing but NaN", _of_device(_nan), _well_again),
+        "form": Kind("an agent sends maps with a channel too many", _of_device(_wrong_form), _well_again),
         "lie": Kind("an agent reports times that cannot be", _of_device(_lie), _well_again),
         "broker": Kind("the broker dies, and comes back with what it retained", _stop_broker, _start_broker,
                        for_all=True),

@@ -99,12 +99,18 @@ class Group:
         if (old := self.agents.get(name)) is not None:
             behaviour = behaviour or old.behaviour
             self.replaced.append(old)
+        behaviour = behaviour or Behaviour()
         self.broker.line(name).cut = False
         self.agents[name] = AgentProcess(
             self.agenda, self.broker, self.kept, name, f"session-{next(self._sessions)}", self.model,
-            behaviour or Behaviour(), worker or Oracle(self.noise), self._agent_step,
+            behaviour, worker or Oracle(self.noise, behaviour), self._agent_step,
         )  # fmt: skip
         return self.agents[name]
+
+    @property
+    def processes(self) -> list[AgentProcess]:
+        """All of agents that have not ended."""
+        return [process for process in (*self.replaced, *self.agents.values()) if process.alive]
 
     def ask(self, inputs: tuple[Array, ...] | None = None) -> str:
         """Send a request, of the oracle's noise unless inputs are given; its name."""
@@ -141,8 +147,7 @@ class Group:
 
     def check_settled(self) -> None:
         """What has to hold when the group serves, and nothing happens to it."""
-        alive = Counter(process.name for process in (*self.agents.values(), *self.replaced) if process.alive)
-        for name, count in alive.items():
+        for name, count in Counter(process.name for process in self.processes).items():
             hold(count == 1, "one-name", f"{count} agents are {name}")
         at_work = set(self.state.plan.agents) if self.state.plan is not None else set()
         for name in self.agents:
@@ -162,7 +167,8 @@ class Group:
         way = self.said.ways.get(request, (0, 0))
         hold(len(ended.outputs) == len(graph.outputs), "right-answer", f"{request} has {len(ended.outputs)} outputs")
         for tensor, values in zip(graph.outputs, ended.outputs, strict=True):
-            is_right = values.shape == graph.tensors[tensor].shape and np.array_equal(
-                as_map(values), self.noise.tensor(request, tensor, way)
+            is_right = values.shape == graph.tensors[tensor].shape and (
+                np.array_equal(as_map(values), self.noise.tensor(request, tensor, way))
+                or (self.state.nan_allowed and bool(np.isnan(values).all()))
             )
             hold(is_right, "right-answer", f"{request}: output {tensor} is not that of epoch and attempt {way}")

@@ -24,6 +24,7 @@ from legion_iot.wire.messages import (
     Failed,
     Fragment,
     Measured,
+    Metrics,
     OrchestratorState,
     Parcel,
     Profile,
@@ -37,7 +38,7 @@ from legion_iot.wire.topics import ORCHESTRATOR, AgentTopic, InboxTopic, ReportT
 REPORTS: Mapping[str, type[Any]] = {"ready": Ready, "failed": Failed, "timing": TileTiming, "measured": Measured}
 PROBE = 0.3  # seconds of probing its own link
 FILTERS = (
-    *(TOPICS.agent("+", kind) for kind in ("state", "info", "profile")),
+    *(TOPICS.agent("+", kind) for kind in ("state", "info", "profile", "metrics")),
     TOPICS.report("+", "+"),
     TOPICS.inbox(ORCHESTRATOR, "+"),
 )
@@ -101,7 +102,11 @@ class OrchestratorProcess(Participant):
         return Publication(TOPICS.orchestrator_state(), gone, 1, retain=True)
 
     def _connected(self) -> None:
+        self._happens(orchestrator.LinkFound())
         self._publish_phase()
+
+    def _disconnected(self) -> None:
+        self._happens(orchestrator.LinkLost())
 
     def _take(self, topic: str, payload: bytes, retained: bool) -> None:
         match TOPICS.parse(topic):
@@ -111,6 +116,8 @@ class OrchestratorProcess(Participant):
                 self._happens(orchestrator.AgentInfoArrived(name, codec.from_json(AgentInfo, payload)))
             case AgentTopic(agent=name, kind="profile"):
                 self._happens(orchestrator.ProfileArrived(name, codec.from_json(Profile, payload)))
+            case AgentTopic(agent=name, kind="metrics"):
+                self._happens(orchestrator.MetricsArrived(name, codec.from_json(Metrics, payload)))
             case ReportTopic(agent=name, kind=kind):
                 self._happens(orchestrator.ReportArrived(name, codec.from_json(REPORTS[kind], payload)))
             case InboxTopic(sender=sender):
