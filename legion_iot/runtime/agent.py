@@ -18,6 +18,7 @@ epoch towards being ready:
 | loading   | load failed                    | Report failed                                          | idle      |
 | loading   | its model is lost              | fetch                                                  | fetching  |
 | ready     | fragment that completes a step | none; the step is ready                                | ready     |
+| ready     | … and too many wait already    | Report failed                                          | ready     |
 | ready     | idle                           | Compute: of the oldest request, the first ready step   | ready     |
 | ready     | step done                      | Send … to others, Report timing; what it fed is ready  | ready     |
 | ready     | step failed                    | Report failed                                          | ready     |
@@ -70,6 +71,7 @@ from legion_iot.runtime.assignment import sends_by_step
 from legion_iot.runtime.attempts import Attempt, StepRun
 from legion_iot.runtime.exchange import Exchange, NanFragmentError, UnplannedFragmentError, wire_between
 from legion_iot.runtime.held import HeldEpoch
+from legion_iot.runtime.ready import MOST_ATTEMPTS
 from legion_iot.wire.messages import (
     Assignment,
     Failed,
@@ -205,9 +207,10 @@ def _command(state: State, event: CommandArrived, now: float) -> list[Effect]:
 
 def _loaded(state: State, event: Loaded, now: float) -> list[Effect]:
     held = state.epochs.get(event.epoch)
-    if held is None:
+    if held is None or not held.assignment.steps:
         return [Unload(event.epoch)]
     if event.reason:
+        held.exchange = None
         return [Report(Failed(event.epoch, "", event.reason))]
     try:
         held.sends = sends_by_step(held.assignment)
@@ -249,8 +252,13 @@ def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
     run = StepRun(header.epoch, *attempt, header.step)
     state.arrivals.note(run, received, event.sender, len(event.body))
     state.ready.began(header.request)
-    if inputs is not None:
-        state.ready.add(Compute(*run, inputs))
+    if inputs is None:
+        return []
+    if not state.ready.has_room(attempt):
+        held.exchange.forget(attempt)
+        reason = f"{MOST_ATTEMPTS} requests wait to be computed already"
+        return [Report(Failed(header.epoch, header.request, reason, attempt=header.attempt))]
+    state.ready.add(Compute(*run, inputs))
     return []
 
 

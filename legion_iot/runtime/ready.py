@@ -10,6 +10,7 @@ from collections.abc import Callable
 from legion_iot.runtime.agent_events import Compute
 from legion_iot.runtime.attempts import Attempt
 
+MOST_ATTEMPTS = 64  # with steps that wait to be computed; a group has far fewer requests under way
 REMEMBERED = 1024  # requests whose age is known; one that is older than all of them counts as new
 
 
@@ -23,6 +24,11 @@ class ReadySteps:
 
     def __len__(self) -> int:
         return len(self._steps)
+
+    def has_room(self, attempt: Attempt) -> bool:
+        """Whether the attempt is among those with steps here, or one more may be."""
+        attempts = {(work.request, work.attempt) for *_, work in self._steps}
+        return len(attempts) < MOST_ATTEMPTS or attempt in attempts
 
     def began(self, request: str) -> int:
         """Something of the request is here; a number that is smaller the earlier the request began."""

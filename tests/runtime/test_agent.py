@@ -11,6 +11,7 @@ import pytest
 from legion_iot.runtime import agent as machine
 from legion_iot.runtime.exchange import TensorForm
 from legion_iot.runtime.fetch import CHUNK, CHUNK_ATTEMPTS, CHUNK_TIMEOUT, CHUNKS_AHEAD, CHUNKS_IN_FLIGHT
+from legion_iot.runtime.ready import MOST_ATTEMPTS
 from legion_iot.wire.messages import (
     AssignedStep,
     Assignment,
@@ -387,6 +388,15 @@ def test_what_was_loaded_for_an_older_epoch_counts_for_nothing() -> None:
     assert end.tell(machine.Loaded(7, FORMS)) == [machine.Report(Ready(7))]
 
 
+def test_what_was_loaded_before_the_epoch_was_taken_back_is_freed() -> None:
+    end = line(models=(FIRST,))
+    end.tell(machine.AssignmentArrived(assignment(5)))
+    end.tell(machine.AssignmentArrived(Assignment(5, FIRST, (), (), ())))
+    assert end.tell(machine.Loaded(5, FORMS)) == [machine.Unload(5)]
+    assert end.tell(input_rows(5)) == []
+    assert end.state.dropped == 1
+
+
 def test_a_step_of_an_older_epoch_sends_nothing() -> None:
     end = line(models=(FIRST,))
     end.tell(machine.AssignmentArrived(assignment(5)))
@@ -568,6 +578,22 @@ def test_the_request_that_began_first_goes_first() -> None:
         arrive(state, "new", step)
     arrive(state, "old", 2)
     assert [next_work(state) for _ in range(4)] == [("old", 2), ("new", 0), ("new", 2), None]
+
+
+def test_no_more_requests_wait_to_be_computed_than_may() -> None:
+    """The orchestrator keeps to its window; whoever does not is refused, and what waits is computed."""
+    end = loaded(line(models=(FIRST,)), assignment(5))
+    for number in range(MOST_ATTEMPTS):
+        assert end.tell(input_rows(5, request=f"r{number}")) == []
+    (refused,) = end.tell(input_rows(5, request="one more"))
+    assert isinstance(refused, machine.Report)
+    assert isinstance(refused.message, Failed)
+    assert refused.message.request == "one more"
+    for number in range(MOST_ATTEMPTS):
+        (work,) = end.tell(machine.Idle())
+        assert isinstance(work, machine.Compute)
+        assert work.request == f"r{number}"
+    assert end.tell(input_rows(5, request="later")) == []
 
 
 def test_a_request_that_failed_is_not_computed_on() -> None:
