@@ -72,7 +72,7 @@ def list_models(
     for each in models:
         where = each.error or ", ".join(each.agents) or each.detail
         shape = f"{'×'.join(map(str, each.input_shape))} {each.input_dtype}"
-        size = f"{each.size / 1e6:.1f} MB" if each.size else ""
+        size = f"{each.size / 1e6:.1f} MB" if each.size >= 1e6 else f"{each.size / 1e3:.0f} kB" if each.size else ""
         phase = "broken" if each.error else each.phase
         table.add_row(each.name, shape, size, phase, where, "yes" if each.kept else "no", each.sha256[:12])
     out.print(table)

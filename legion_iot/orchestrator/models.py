@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from legion_iot.orchestrator.options import OrchestratorOptions
 from legion_iot.orchestrator.serving import LoadedModel, ServedModel, Surroundings
 from legion_iot.runtime import orchestrator as machine
-from legion_iot.wire.messages import Failed, Ready, TileTiming
+from legion_iot.wire.messages import Command, Failed, Ready, TileTiming
 
 IDLE = "idle"  # the phase where no model is served
+_REMOVED = 64  # models, of which agents that come later are told that they were removed
 _PHASES = ("", "gathering", "profiling", "assigning", "serving")  # in the order of a model's life
 
 
@@ -24,6 +25,7 @@ class ServedModels:
         self.dropped = 0
         self._models: dict[str, ServedModel] = {}
         self._said: dict[tuple[str, type[machine.Event]], machine.Event] = {}
+        self._removed: dict[str, Command] = {}  # what agents are told that were not there then
 
     @property
     def by_name(self) -> Mapping[str, ServedModel]:
@@ -43,6 +45,10 @@ class ServedModels:
         """Serve the model of that name no more."""
         if (model := self._models.pop(name, None)) is not None:
             model.withdraw()
+            self._removed.pop(name, None)
+            if len(self._removed) >= _REMOVED:
+                del self._removed[next(iter(self._removed))]
+            self._removed[name] = Command("release", model.reference, epoch=next(self._around.shared.epochs))
 
     def content(self, sha256: str) -> memoryview | None:
         """The file with that SHA-256."""
@@ -73,6 +79,7 @@ class ServedModels:
         match event:
             case machine.AgentStateArrived() | machine.AgentInfoArrived() | machine.ProfileArrived():
                 self._said[event.agent, type(event)] = event
+                self._release_removed(event)
                 concerned = self._all()
             case machine.ReportArrived(report=Ready() | TileTiming() as report):
                 concerned = self._of_epoch(report.epoch)
@@ -87,6 +94,12 @@ class ServedModels:
         self.dropped += not concerned
         for model in concerned:
             model.step(event)
+
+    def _release_removed(self, event: machine.Event) -> None:
+        """Have an agent that is back free what it may still hold of models that were removed meanwhile."""
+        if isinstance(event, machine.AgentStateArrived) and event.state.is_present:
+            for command in self._removed.values():
+                self._around.command(event.agent, command)
 
     def take_plans(self) -> None:
         """Take in what planners have answered."""

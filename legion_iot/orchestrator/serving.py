@@ -33,7 +33,7 @@ from legion_iot.runtime.withdrawal import withdraw
 from legion_iot.transport.fragments import Outgoing
 from legion_iot.transport.pair import ConnectionPair
 from legion_iot.wire import codec
-from legion_iot.wire.messages import ModelInfo, ModelReference, Result
+from legion_iot.wire.messages import Command, ModelInfo, ModelReference, Result
 from legion_iot.wire.tensors import region_of
 from legion_iot.wire.topics import Topics, check_model_name
 
@@ -75,6 +75,10 @@ class Surroundings:
     def retain(self, topic: str, message: object) -> None:
         """Retain a message as JSON."""
         self.retained.publish(topic, codec.to_json(message))
+
+    def command(self, agent: str, command: Command) -> None:
+        """Tell an agent what it is to do once."""
+        self.publish(self.topics.agent(agent, "command"), command, expiry=COMMAND_EXPIRY)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +179,7 @@ class ServedModel:
             case machine.ClearAssignment(agent=agent):
                 self._around.retained.publish(self._topics.assignment(agent, self.reference.name), b"")
             case machine.SendCommand(agent=agent, command=command):
-                self._around.publish(self._topics.agent(agent, "command"), command, expiry=COMMAND_EXPIRY)
+                self._around.command(agent, command)
             case machine.Consult():
                 self._planning.consult(effect)
             case machine.ProbeOwnLink(number=number):

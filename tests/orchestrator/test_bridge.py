@@ -24,12 +24,13 @@ from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
 from legion_iot.orchestrator.replies import Replies
 from legion_iot.orchestrator.retained import Retained
 from legion_iot.orchestrator.serving import Surroundings, load
+from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.shared import Shared
 from legion_iot.transport.connection import BrokerAddress, EventHandler, Message, TransportEvent
 from legion_iot.transport.memory import MemoryBroker, MemoryConnection
 from legion_iot.wire import codec
 from legion_iot.wire.bridge import BridgeResponse
-from legion_iot.wire.messages import OrchestratorState
+from legion_iot.wire.messages import AgentState, Command, OrchestratorState
 from legion_iot.wire.topics import BridgeTopic, Topics
 from tests.system.networks import picture_to_picture, residual_classifier
 
@@ -197,6 +198,48 @@ def test_whatever_happens_to_the_link_and_the_orchestrator_the_file_arrives(
             chief.add(files[name], name, False, quiet)
     orchestrator.start()
     assert orchestrator.served == {name: sha256_of(files[name]) for name in ("strange", "stranger")}
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_an_operator_that_was_killed_goes_on_where_it_was(
+    broker: MemoryBroker, orchestrator: Orchestrator, files: dict[str, Path]
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die_halfway(text: str, fraction: float | None) -> None:
+        if (fraction or 0.0) > 0.5:
+            raise Killed
+
+    with pytest.raises(Killed), operator(broker) as chief:
+        chief.add(files["strange"], "cats", False, die_halfway)
+    assert orchestrator.served == {}
+    orchestrator.start()
+    shown: list[float] = []
+    with operator(broker) as chief:
+        chief.add(files["strange"], "cats", False, lambda text, fraction: shown.append(fraction or 1.0))
+    assert min(shown) > 0.5
+    assert orchestrator.served == {"cats": sha256_of(files["strange"])}
+
+
+def test_an_agent_that_was_away_is_told_of_what_was_removed(
+    broker: MemoryBroker, orchestrator: Orchestrator, files: dict[str, Path]
+) -> None:
+    told: list[Command] = []
+    agent = MemoryConnection(
+        broker, "ant", lambda e: told.append(codec.from_json(Command, e.payload)) if isinstance(e, Message) else None
+    )
+    agent.open(1.0)
+    agent.subscribe([(TOPICS.agent("ant", "command"), 1)])
+    with operator(broker) as chief:
+        chief.add(files["strange"], "cats", False, quiet)
+        epoch = orchestrator.models.by_name["cats"].state.epoch
+        chief.remove("cats")
+    for state in ("offline", "online"):
+        orchestrator.models.tell(machine.AgentStateArrived("ant", AgentState(state, "s")))
+    (command,) = told
+    assert (command.operation, command.model and command.model.name) == ("release", "cats")
+    assert command.epoch > epoch
 
 
 def test_a_file_that_is_no_model_is_refused_and_not_kept(
