@@ -55,6 +55,11 @@ class Epoch:
         """The agents of its plan that are not ready."""
         return sorted(name for name in self.agents if name not in self.ready)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether all of them are."""
+        return all(name in self.ready for name in self.agents)
+
     def needs(self, agent: str, replica: int) -> bool:
         """Whether a request through a replica cannot do without the agent."""
         return agent in self.dependencies.agents[replica]
@@ -106,7 +111,7 @@ class Epochs:
 
     def switch(self) -> bool:
         """Whether the epoch that was being built has just come into force."""
-        if self.building is None or self.building.loading:
+        if self.building is None or not self.building.is_ready:
             return False
         self.force, self.building = self.building, None
         return True

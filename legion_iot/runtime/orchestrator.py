@@ -105,6 +105,7 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
     if (name := getattr(event, "agent", "")) and name not in state.agents and len(state.agents) >= MOST_AGENTS:
         state.dropped += 1
         return []
+    was_suspected = name in state.agents and bool(state.agents[name].suspected)
     effects: list[Effect] = []
     match event:
         case AgentStateArrived():
@@ -130,6 +131,8 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
             failover.link_found(state, now)
         case Tick():
             effects += _deadlines(state, now)
+    if not effects and not was_suspected and _follows_nothing(state, event):
+        return []
     effects = without_trials(state, effects, now)
     return effects + without_trials(state, _advance(state, now), now)
 
@@ -228,6 +231,16 @@ def _deadlines(state: State, now: float) -> list[Effect]:
 
 
 # --- the rules ---
+
+
+def _follows_nothing(state: State, event: Event) -> bool:
+    """Whether no rule can apply that did not before: such events come by the thousand where agents do."""
+    match event:
+        case FragmentArrived() | ReportArrived(report=TileTiming()):
+            return True
+        case ReportArrived(report=Ready()):
+            return state.epochs.building is not None and not state.epochs.building.is_ready
+    return False
 
 
 def _advance(state: State, now: float) -> list[Effect]:
