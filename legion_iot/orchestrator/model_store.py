@@ -51,7 +51,8 @@ class StoreLimits:
 class ModelStore:
     """The store in `directory`, which is made where it is missing; names are those of one `group` (a base topic).
 
-    Several orchestrators may share a directory. Raises InputError where it cannot be used.
+    Several orchestrators may share a directory, and even a group: what others write is not undone. Raises InputError
+    where it cannot be used.
     """
 
     def __init__(self, directory: Path, group: str, limits: StoreLimits = StoreLimits()) -> None:
@@ -85,7 +86,7 @@ class ModelStore:
         assert is_model_name(name)
         assert self.holds(sha256)
         self.check_room(name)
-        self._write_names({**self._names, name: sha256})
+        self._write_names({**_read_names(self._names_file), name: sha256})
 
     def check_room(self, name: str) -> None:
         """Raises Refusal where there are too many other names for one more."""
@@ -95,8 +96,9 @@ class ModelStore:
 
     def forget(self, name: str) -> None:
         """Take a name back, and remove its file where it has no other. Raises Refusal where the disk is full."""
-        sha256 = self._names[name]
-        self._write_names({each: other for each, other in self._names.items() if each != name})
+        sha256, names = self._names[name], _read_names(self._names_file)
+        names.pop(name, None)
+        self._write_names(names)
         self.discard(sha256)
 
     def _write_names(self, names: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from legion_iot.orchestrator.options import OrchestratorOptions
 from legion_iot.orchestrator.serving import LoadedModel, ServedModel, Surroundings
 from legion_iot.runtime import orchestrator as machine
+from legion_iot.runtime.orchestrator_state import MOST_AGENTS
 from legion_iot.wire.messages import Command, Failed, Ready, TileTiming
 
 IDLE = "idle"  # the phase where no model is served
@@ -78,7 +79,9 @@ class ServedModels:
         """Give an event to whom it concerns. What agents say, and answers by number, are for all to look at."""
         match event:
             case machine.AgentStateArrived() | machine.AgentInfoArrived() | machine.ProfileArrived():
-                self._said[event.agent, type(event)] = event
+                key = event.agent, type(event)
+                if key in self._said or len(self._said) < 3 * MOST_AGENTS:
+                    self._said[key] = event
                 self._release_removed(event)
                 concerned = self._all()
             case machine.ReportArrived(report=Ready() | TileTiming() as report):

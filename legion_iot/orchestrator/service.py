@@ -105,7 +105,7 @@ class OrchestratorService:
             on_ended,
         )  # fmt: skip
         self.models = ServedModels(options, self._around)
-        self._chunks = ChunkServer(self.models.content)
+        self._chunks = ChunkServer(self.models.content, self._send_chunk, self._links.wake)
         for model in options.models:
             self.models.add(load(model))
         self._background = Background(self._links.wake)
@@ -158,6 +158,7 @@ class OrchestratorService:
             self._take(arrived)
             self.models.take_plans()
             self._background.deliver()
+            self._chunks.send_more()
             if arrived is None and (probed := self._own_link.turn(not self._shared.under_way)) is not None:
                 self.models.tell(probed)
             if time.monotonic() - ticked >= TICK:
@@ -253,7 +254,7 @@ class OrchestratorService:
                 raise ProtocolError("the orchestrator sends itself nothing but echoes")
             self._own_link.echoed(content.number)
         elif isinstance(content, ChunkRequest):
-            self._send_chunk(sender, content)
+            self._chunks.ask(sender, content, time.monotonic())
         else:
             raise ProtocolError("not for the orchestrator")
 
@@ -269,12 +270,14 @@ class OrchestratorService:
         reason = f"there is no model {name}; served are: {served}"
         self._replies.answer(Result(request, False, name, 0, 0.0, error="no-model", reason=reason))
 
-    def _send_chunk(self, agent: str, wanted: ChunkRequest) -> None:
-        chunk = self._chunks.answer(agent, wanted, time.monotonic())
+    def _send_chunk(self, agent: str, payload: tuple[bytes, memoryview], on_acknowledged: Callable[[], None]) -> bool:
+        topic = self._topics.inbox(agent, ORCHESTRATOR)
         try:
-            self._links.data.publish(self._topics.inbox(agent, ORCHESTRATOR), chunk)
-        except BrokerError as error:  # too much waits already; the agent asks again
+            self._links.data.publish(topic, payload, on_acknowledged=on_acknowledged)
+        except BrokerError as error:  # too much waits already
             log.warning("a chunk for %s is not sent: %s", agent, error)
+            return False
+        return True
 
 
 def _journal(options: OrchestratorOptions) -> Journal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from legion_iot.errors import BrokerError, InputError, LegionError, ModelError, ProtocolError, RequestError, UsageError
 from legion_iot.files import sha256_of
@@ -29,7 +32,7 @@ from legion_iot.runtime.shared import Shared
 from legion_iot.transport.connection import BrokerAddress, EventHandler, Message, TransportEvent
 from legion_iot.transport.memory import MemoryBroker, MemoryConnection
 from legion_iot.wire import codec
-from legion_iot.wire.bridge import BridgeResponse
+from legion_iot.wire.bridge import OPERATIONS, BridgeResponse, UploadPiece
 from legion_iot.wire.messages import AgentState, Command, OrchestratorState
 from legion_iot.wire.topics import BridgeTopic, Topics
 from tests.system.networks import picture_to_picture, residual_classifier
@@ -66,7 +69,6 @@ class Orchestrator:
     def __init__(self, broker: MemoryBroker, directory: Path, limits: StoreLimits | None = None) -> None:
         self.broker, self.directory, self.limits = broker, directory, limits or StoreLimits()
         self.accident: Callable[[], None] = lambda: None
-        self.retained: dict[str, bytes] = {}
         self.connection = MemoryConnection(broker, "orchestrator", self.take)
         self.connection.open(1.0)
         self.start()
@@ -319,6 +321,59 @@ def test_a_link_that_stays_cut(
         broker.cut("chief", reconnect=False)
         with pytest.raises(BrokerError, match="cut"):
             chief.models()
+
+
+_NAMES = st.sampled_from(["cats", "../cats", "", "a" * 40, "cats\0"])
+_HASHES = st.sampled_from(["ab" * 32, "cd" * 32, "../../etc/passwd", ""])
+_NUMBERS = st.sampled_from([-1, 0, 1, SMALL, 10_000, 1 << 34, 1 << 62])
+_REQUESTS = st.one_of(
+    st.tuples(st.sampled_from(OPERATIONS), st.binary(max_size=60)),
+    st.builds(
+        lambda name, sha256, size, replace: (
+            "model-add",
+            json.dumps(
+                {"schema": 1, "transaction": "t", "model": {"name": name, "sha256": sha256, "size": size},
+                 "replace": replace}
+            ).encode(),
+        ),
+        _NAMES, _HASHES, _NUMBERS, st.booleans(),
+    ),
+    st.builds(
+        lambda sha256, offset, body: ("model-upload", codec.pack(UploadPiece("t", sha256, offset), body)),
+        _HASHES, _NUMBERS, st.binary(max_size=SMALL + 1),
+    ),
+    st.builds(
+        lambda name: ("model-remove", json.dumps({"schema": 1, "transaction": "t", "name": name}).encode()), _NAMES
+    ),
+    st.just(("model-list", b'{"schema":1,"transaction":"t"}')),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(_REQUESTS, max_size=20))
+def test_whatever_is_asked_is_answered_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, asked: list[tuple[str, bytes]]
+) -> None:
+    """Nothing is served that is no model, nothing is written outside, and nothing but a refusal is raised."""
+    directory = tmp_path_factory.mktemp("bridge") / "served"
+    orchestrator = Orchestrator(MemoryBroker(), directory, StoreLimits(models=2, bytes=20_000, file_bytes=10_000))
+    answers: list[BridgeResponse] = []
+    orchestrator.respond = lambda operation, response: answers.append(response)  # type: ignore[method-assign]
+    orchestrator.start()
+    for operation, payload in asked:
+        before = len(answers)
+        try:
+            orchestrator.bridge.take(operation, payload)
+        except ProtocolError:
+            assert len(answers) == before
+        else:
+            assert len(answers) == before + 1
+        while orchestrator.background.jobs:
+            orchestrator.background.jobs.pop(0)()
+    assert orchestrator.served == {}
+    assert [path.suffix for path in directory.iterdir() if path.suffix != ".part"] == []
+    assert sum(path.stat().st_size for path in directory.iterdir()) <= 20_000
+    assert [path.name for path in directory.parent.iterdir()] == ["served"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,14 @@ from legion_iot.transport.credentials import read_bundle
 from .conftest import Program, Stage, require_mosquitto, wait_until
 
 MODEL = "mobilenet-v2"
-ROLES = {"boss": "orchestrator", "phone": "client", "eye": "observer", "left": "agent", "right": "agent"}
+ROLES = {
+    "boss": "orchestrator",
+    "phone": "client",
+    "chief": "operator",
+    "eye": "observer",
+    "left": "agent",
+    "right": "agent",
+}
 
 
 def free_ports() -> list[str]:
@@ -149,10 +156,18 @@ def test_a_group_with_identities(stage: Stage, group: Group, member: Any, photog
     first = infer()
     # A client asks for inference and does nothing else, an observer not even that.
     eye = member("eye", "legion/infer/#")
-    for topic in ("models/evil", "agents/left/assignment/evil", "agents/left/command", "agents/left/inbox/right"):
+    for topic in (
+        "models/evil", "agents/left/assignment/evil", "agents/left/command", "agents/left/inbox/right",
+        "bridge/request/model-remove",
+    ):  # fmt: skip
         for outsider in (phone, eye):
             assert outsider.publish(f"legion/{topic}", b"{}") == "Not authorized"
     assert eye.publish(f"legion/infer/{MODEL}", photograph.read_bytes()) == "Not authorized"
+    listed = stage.run("model", "list", "--credentials", str(group.bundle("chief")), "--json")
+    assert [model["name"] for model in json.loads(listed.stdout)["models"]] == [MODEL], listed.stderr
+    refused = stage.run("model", "list", "--credentials", str(group.bundle("phone")))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "role operator" in refused.stderr
     busy = stage.run("demo", "--credentials", str(group.bundles), "--model", MODEL, "--image", str(photograph))
     assert busy.returncode == 2
     assert "the group 'legion' is at work (left, right, the orchestrator)" in busy.stderr
