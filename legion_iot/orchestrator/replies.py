@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
 from functools import partial
 
 from legion_iot.errors import BrokerError, ProtocolError
@@ -25,24 +24,20 @@ RESULT_EXPIRY = 3600  # seconds for which a broker keeps a result for a client t
 
 
 class Replies:
-    """Names requests and answers each of them once.
+    """Names requests, and answers each of them once over `control`."""
 
-    `control` is where answers go; it is made later than this, so it is asked for.
-    """
-
-    def __init__(self, topics: Topics, session: str, journal: Journal, control: Callable[[], Connection]) -> None:
+    def __init__(self, topics: Topics, session: str, journal: Journal, control: Connection) -> None:
         self._topics, self._journal, self._control = topics, journal, control
-        self._infer = f"{topics.base}/infer/"
         self._names = (f"{session[:8]}-{number}" for number in itertools.count(1))
         self._open: dict[str, OpenRequest] = {}
 
     def admit(self, message: Message, crowded: bool) -> str | None:
-        """The name of the request that a message is; empty where it is none, None where it was answered at once.
+        """The name of the request that a message is; None where it is none, or was answered at once.
 
         Called on the network's thread, one message after the other.
         """
         if message.retain or (model := self._model(message.topic)) is None:
-            return ""
+            return None
         request = OpenRequest(next(self._names), model, message.response_topic, message.correlation.hex())
         if request.response_topic and not self._may_answer_on(request.response_topic):
             reason = f"the response topic is none for answers; use one below {self._topics.base}/answers/ or elsewhere"
@@ -73,11 +68,10 @@ class Replies:
             self.answer(_refused(request, "restarted", reason))
 
     def _model(self, topic: str) -> str | None:
-        if not topic.startswith(self._infer):
-            return None
         try:
             place = self._topics.parse(topic)
-        except ProtocolError:
+        except ProtocolError as error:
+            log.warning("dropped a request: %s", error)
             return None
         return place.model if isinstance(place, InferTopic) else None
 
@@ -88,7 +82,7 @@ class Replies:
 
     def _send(self, request: OpenRequest, result: Result) -> None:
         try:
-            self._control().publish(
+            self._control.publish(
                 request.response_topic or self._topics.result(request.model),
                 codec.to_json(result),
                 correlation=bytes.fromhex(request.correlation),

@@ -30,10 +30,11 @@ class Retained:
             self._held.pop(topic, None)
         self._links.control.publish(topic, payload, retain=True)
 
-    def say_again(self) -> None:
-        """Publish all of it once more."""
+    def say_again(self, but: str) -> None:
+        """Publish all of it once more, but what is on that topic."""
         for topic, payload in self._held.items():
-            self._links.control.publish(topic, payload, retain=True)
+            if topic != but:
+                self._links.control.publish(topic, payload, retain=True)
 
     def clear(self, unwanted: Callable[[str], bool]) -> None:
         """Keep nothing retained any more whose topic is unwanted."""

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import queue
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 
-from legion_iot.errors import BrokerError, ProtocolError
+from legion_iot.errors import BrokerError, NameTakenError, ProtocolError
 from legion_iot.notify import Notifier
 from legion_iot.orchestrator.background import Background
 from legion_iot.orchestrator.bridge import Bridge
 from legion_iot.orchestrator.chunks import ChunkServer
+from legion_iot.orchestrator.intake import Intake, Request
 from legion_iot.orchestrator.journal import Journal
 from legion_iot.orchestrator.model_store import ModelStore
 from legion_iot.orchestrator.models import ServedModels
@@ -29,11 +31,11 @@ from legion_iot.orchestrator.serving import EndedRequest, ServedModel, Surroundi
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.profiles import MEASUREMENTS, ProfileFile
 from legion_iot.runtime import orchestrator as machine
+from legion_iot.runtime.name_claim import NameClaim, Next
 from legion_iot.runtime.shared import Shared
 from legion_iot.transport.connection import Connected, Disconnected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Undelivered
-from legion_iot.transport.paho import TAKEN_OVER
-from legion_iot.transport.pair import Admitted, ConnectionPair, PairEvent
+from legion_iot.transport.pair import CaughtUp, ConnectionPair, PairEvent
 from legion_iot.transport.retained import read_retained
 from legion_iot.wire import codec
 from legion_iot.wire.bridge import BridgeResponse
@@ -86,13 +88,17 @@ class OrchestratorService:
         self._topics = Topics(options.base_topic)
         self._session = uuid.uuid4().hex
         will = Will(self._topics.orchestrator_state(), codec.to_json(OrchestratorState("offline", self._session)))
-        self._broker, self._client_id = options.broker, f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
+        group = f"legion-orchestrator-{options.base_topic.replace('/', '-')}"
+        self._broker, self._client_id = options.broker, f"{group}-{self._session[:12]}"
+        self._claim = NameClaim(self._session)
         self._journal = _journal(options)
-        self._replies = Replies(self._topics, self._session, self._journal, lambda: self._links.control)
-        self._links = ConnectionPair(
-            options.broker, self._client_id, will, self._topics, ORCHESTRATOR,
-            SESSION_SECONDS if options.state_directory else 0, self._replies.admit,
-        )  # fmt: skip
+        self._links = ConnectionPair(options.broker, self._client_id, will, self._topics, ORCHESTRATOR)
+        self._replies = Replies(self._topics, self._session, self._journal, self._links.control)
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()  # the intake's limits are its own
+        session_seconds = 0 if options.state_directory is None else SESSION_SECONDS
+        self._intake = Intake(
+            options.broker, f"{group}-requests", session_seconds, self._replies.admit, self._on_request
+        )
         self._retained = Retained(self._links)
         self._own_link = OwnLink(self._links.data, self._topics)
         file = None if options.state_directory is None else options.state_directory / MEASUREMENTS
@@ -128,7 +134,7 @@ class OrchestratorService:
             *((self._topics.agent("+", kind), 1) for kind in ("info", "profile", "state")),
             (self._topics.agent("+", "metrics"), 0),
             (self._topics.report("+", "+"), 1),
-            (self._topics.infer("+"), 1),
+            (self._topics.orchestrator_state(), 1),
             (self._topics.bridge_request("+"), 1),
         ]
         self._retained.found(self._left_behind())
@@ -136,6 +142,7 @@ class OrchestratorService:
         self._retained.clear_left(lambda topic: not any(m.concerns(topic) for m in self.models.by_name.values()))
         self._replies.answer_left()
         try:
+            self._intake.open(self._topics.infer("+"))
             self._loop()
         finally:
             self._close()
@@ -143,7 +150,11 @@ class OrchestratorService:
     def _left_behind(self) -> list[Message]:
         """What an orchestrator before this one has left retained."""
         left = [self._topics.assignment("+", "+"), self._topics.model("+")]
-        return read_retained(self._broker, f"{self._client_id}-{self._session[:8]}", left)
+        return read_retained(self._broker, f"{self._client_id}-reader", left)
+
+    def _on_request(self, request: Request) -> None:
+        self._requests.put(request)
+        self._links.wake()
 
     def _noted(self, epochs: Iterator[int]) -> Iterator[int]:
         for epoch in epochs:
@@ -156,6 +167,7 @@ class OrchestratorService:
             self._notifier.alive()
             arrived = self._links.next(self._own_link.patience(TICK))
             self._take(arrived)
+            self._take_requests()
             self.models.take_plans()
             self._background.deliver()
             self._chunks.send_more()
@@ -167,12 +179,14 @@ class OrchestratorService:
 
     def _close(self) -> None:
         self._notifier.stopping()
+        self._intake.close()
         try:
             self._replies.answer_open()
-            state = self._topics.orchestrator_state()
-            self._retained.clear(lambda topic: topic != state)
-            self._retained.clear_left(lambda topic: True)
-            self._around.retain(state, OrchestratorState("offline", self._session))
+            if self._claim.held:  # else it is another one's by now
+                state = self._topics.orchestrator_state()
+                self._retained.clear(lambda topic: topic != state)
+                self._retained.clear_left(lambda topic: True)
+                self._around.retain(state, OrchestratorState("offline", self._session))
         except BrokerError as error:
             log.warning("could not say goodbye: %s", error)
         self._links.close()
@@ -198,8 +212,11 @@ class OrchestratorService:
 
     def _publish_state(self) -> None:
         phase, detail = self.models.phase
+        if not self._claim.held:
+            return
         state = OrchestratorState(phase, self._session, detail, self.models.online)
         self._around.retain(self._topics.orchestrator_state(), state)
+        self._claim.announced()
 
     # --- messages ---
 
@@ -208,14 +225,12 @@ class OrchestratorService:
         match event:
             case Connected():
                 self.models.tell(machine.LinkFound())
-                self._retained.say_again()
-                self._publish_phase()
-            case Disconnected(reason=reason) if reason == TAKEN_OVER:
-                raise BrokerError(f"another orchestrator serves {self._topics.base!r}; give this one a --base-topic")
+                self._follow(self._claim.connected())
             case Disconnected():
+                self._claim.disconnected()
                 self.models.tell(machine.LinkLost())
-            case Admitted(name=request, message=message):
-                self._request(request, message)
+            case CaughtUp():
+                self._follow(self._claim.looked())
             case FragmentsArrived(sender=sender, fragments=fragments):
                 for header, body in fragments:
                     self.models.tell(machine.FragmentArrived(sender, header, body))
@@ -231,6 +246,9 @@ class OrchestratorService:
 
     def _receive(self, message: Message) -> None:
         """Raises ProtocolError for what no model is concerned by."""
+        if message.topic == self._topics.orchestrator_state():
+            self._see(message)
+            return
         match self._topics.parse(message.topic):
             case InboxTopic(sender=sender):
                 self._receive_binary(sender, message.payload)
@@ -261,14 +279,39 @@ class OrchestratorService:
     def _respond(self, operation: str, response: BridgeResponse) -> None:
         self._around.publish(self._topics.bridge_response(operation), response)
 
-    def _request(self, request: str, message: Message) -> None:
-        name = message.topic.rpartition("/")[2]
-        if (model := self.models.by_name.get(name)) is not None:
-            model.request(request, message.payload)
-            return
-        served = ", ".join(self.models.by_name) or "none"
-        reason = f"there is no model {name}; served are: {served}"
-        self._replies.answer(Result(request, False, name, 0, 0.0, error="no-model", reason=reason))
+    def _take_requests(self) -> None:
+        while not self._requests.empty():
+            request = self._requests.get()
+            self._intake.taken(request)
+            name = request.message.topic.rpartition("/")[2]
+            if (model := self.models.by_name.get(name)) is not None:
+                model.request(request.name, request.message.payload)
+                continue
+            served = ", ".join(self.models.by_name) or "none"
+            reason = f"there is no model {name}; served are: {served}"
+            self._replies.answer(Result(request.name, False, name, 0, 0.0, error="no-model", reason=reason))
+
+    # --- whose the group is: as an agent's name, the newest's ---
+
+    def _see(self, message: Message) -> None:
+        """What an orchestrator, ourselves perhaps, says of itself; raises ProtocolError."""
+        if message.payload:
+            state = codec.from_json(OrchestratorState, message.payload)
+            self._follow(self._claim.seen(AgentState(state.state, state.session), message.retain))
+
+    def _follow(self, what: Next) -> None:
+        state = self._topics.orchestrator_state()
+        match what:
+            case Next.ANNOUNCE:
+                self._retained.say_again(but=state)
+                self._publish_phase()
+            case Next.LOOK:
+                self._links.catch_up([(state, 1)])
+            case Next.GIVE_UP:
+                raise NameTakenError(
+                    f"another orchestrator serves the group {self._topics.base!r}, so this one ends; "
+                    "give one of them a --base-topic of its own"
+                )
 
     def _send_chunk(self, agent: str, payload: tuple[bytes, memoryview], on_acknowledged: Callable[[], None]) -> bool:
         topic = self._topics.inbox(agent, ORCHESTRATOR)

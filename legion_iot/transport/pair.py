@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import secrets
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -37,8 +36,6 @@ log = logging.getLogger(__name__)
 
 INBOX_LIMIT = 1024  # messages of at most 512 KB
 CONTROL_LIMIT = 2 * INBOX_LIMIT  # for what comes over the control connection
-ADMITTED_LIMIT = 256  # messages that were admitted and wait, such as requests,
-ADMITTED_BYTES = 128 << 20  # and of their payloads
 MAX_TOPICS = 256  # whose meaning is remembered
 OPEN_TIMEOUT = 15.0
 DATA_KEEP_ALIVE = 60.0
@@ -46,30 +43,17 @@ DATA_LIMITS = QueueLimits(messages=65536, bytes=512 << 20)
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """A message that was given a name before the broker was told that it has arrived."""
-
-    name: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
 class CaughtUp:
     """All that was retained for the filters of `catch_up` has come."""
 
 
-PairEvent: TypeAlias = Connected | Disconnected | CaughtUp | Message | Admitted | FragmentsArrived | Undelivered
+PairEvent: TypeAlias = Connected | Disconnected | CaughtUp | Message | FragmentsArrived | Undelivered
 
 
 class ConnectionPair:
     """Control and data connection under one client id.
 
-    `name` is the participant's, as it stands in topics: fragments go from its name to another one. For
-    `session_seconds` after the control connection has ended, the broker keeps what comes for it at QoS 1.
-
-    `admit` is called on the network's thread with each message of the control connection before the broker is told that
-    it has arrived, and with whether too much of what it admitted waits already: it says under which name the message
-    comes as `Admitted`, "" where it comes as it is, None where it is not to come.
+    `name` is the participant's, as it stands in topics: fragments go from its name to another one.
     """
 
     def __init__(
@@ -79,20 +63,13 @@ class ConnectionPair:
         will: Will,
         topics: Topics,
         name: str,
-        session_seconds: int = 0,
-        admit: Callable[[Message, bool], str | None] = lambda message, crowded: "",
     ) -> None:
         self._address = address
-        self._admit = admit
         self._topics, self._name = topics, name
         self._refusal: BrokerError | None = None
         self._events: queue.SimpleQueue[PairEvent | None] = queue.SimpleQueue()
         self._places: dict[str, ParsedTopic] = {}
-        self._waiting = self._waiting_bytes = 0  # messages in the queue that were admitted
-        self._counting = threading.Lock()
-        self.control = PahoConnection(
-            address, client_id, self._on_control, will, session_seconds=session_seconds, is_urgent=True
-        )
+        self.control = PahoConnection(address, client_id, self._on_control, will, is_urgent=True)
         self.data = PahoConnection(
             address, f"{client_id}-data", self._on_data, keep_alive=DATA_KEEP_ALIVE, limits=DATA_LIMITS
         )
@@ -150,14 +127,9 @@ class ConnectionPair:
         if self._refusal is not None:
             raise self._refusal
         try:
-            event = self._events.get(timeout=timeout)
+            return self._events.get(timeout=timeout)
         except queue.Empty:
             return None
-        if isinstance(event, Admitted):
-            with self._counting:
-                self._waiting -= 1
-                self._waiting_bytes -= len(event.message.payload)
-        return event
 
     def wake(self) -> None:
         """End a `next` that waits; may be called from any thread."""
@@ -178,20 +150,7 @@ class ConnectionPair:
         elif isinstance(event, Connected):
             self._events.put(event)
         else:
-            self._on_message(event)
-
-    def _on_message(self, message: Message) -> None:
-        size = len(message.payload)
-        with self._counting:
-            crowded = self._waiting >= ADMITTED_LIMIT or (self._waiting and self._waiting_bytes + size > ADMITTED_BYTES)
-        name = self._admit(message, bool(crowded))
-        if name == "":
-            self._enqueue(message)
-        elif name is not None:
-            with self._counting:
-                self._waiting += 1
-                self._waiting_bytes += size
-            self._events.put(Admitted(name, message))
+            self._enqueue(event)
 
     def _on_data(self, event: TransportEvent) -> None:
         if isinstance(event, Refused):

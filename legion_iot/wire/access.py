@@ -73,7 +73,8 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.inbox(ORCHESTRATOR, _ANY),
                     topics.infer(_ANY),
                     topics.bridge_request(_ANY),
-                    # What an orchestrator before this one has left behind.
+                    # What an orchestrator before this one has left behind, or one beside it says.
+                    topics.orchestrator_state(),
                     topics.assignment(_ANY, _ANY),
                     topics.model(_ANY),
                 ],

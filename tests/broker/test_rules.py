@@ -54,7 +54,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "orchestrator/inbox/pi2": ({"pi2"}, {"boss"}),
     "orchestrator/inbox/orchestrator": ({"boss"}, {"boss"}),
     "orchestrator/probe": ({"boss"}, set()),
-    "orchestrator/state": ({"boss"}, {"pi1", "pi2", "phone", "chief", "eye"}),
+    "orchestrator/state": ({"boss"}, {"boss", "pi1", "pi2", "phone", "chief", "eye"}),
     "models/vgg16": ({"boss"}, {"boss", "phone", "chief", "eye"}),
     "infer/vgg16": ({"phone", "chief"}, {"boss"}),
     "infer/vgg16/result": ({"boss"}, {"phone", "chief", "eye"}),

@@ -77,7 +77,7 @@ class Orchestrator:
     def start(self, *given: ModelFile) -> None:
         """A new process of it, which knows only what the disk says."""
         links: Any = SimpleNamespace(control=self.connection, data=self.connection, wake=lambda: None)
-        replies = Replies(TOPICS, "s", Journal(), lambda: self.connection)
+        replies = Replies(TOPICS, "s", Journal(), self.connection)
         around = Surroundings(
             links, TOPICS, SimpleNamespace(), Shared(), Retained(links), replies, lambda model: None, lambda ended: None  # type: ignore[arg-type]
         )  # fmt: skip

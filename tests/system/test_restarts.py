@@ -68,8 +68,9 @@ class Client:
         self._paho.loop_stop()
 
 
-def orchestrator(stage: Stage, broker: MosquittoProcess) -> Program:
-    return stage.start("legion", "orchestrator", "run", MODEL, "--broker", str(broker.address), "--planner", "balanced")
+def orchestrator(stage: Stage, broker: MosquittoProcess, *options: str) -> Program:
+    url = str(broker.address)
+    return stage.start("legion", "orchestrator", "run", MODEL, "--broker", url, "--planner", "balanced", *options)
 
 
 def agent(stage: Stage, broker: MosquittoProcess, directory: Path, *options: str) -> Program:
@@ -167,3 +168,31 @@ def test_the_group_says_everything_again_to_a_broker_that_forgot(
     assert late.on("legion/agents/ant/state")[-1]["state"] == "online"
     for each in (client, late):
         each.close()
+
+
+def test_of_two_orchestrators_of_one_group_the_newest_stays(
+    stage: Stage, broker: MosquittoProcess, photograph: Path, tmp_path: Path
+) -> None:
+    client = Client(broker, RESULT, "legion/orchestrator/state")
+    first = orchestrator(stage, broker)
+    agent(stage, broker, tmp_path)
+    first.wait_for_line("serving: ant")
+    elsewhere = tmp_path / "another machine"
+    elsewhere.mkdir()
+    second = orchestrator(stage, broker, "--state-dir", str(elsewhere))
+    assert first.process.wait(PATIENCE) == 15
+    wait_until(lambda: any("--base-topic" in line for line in first.lines))
+    second.wait_for_line("serving: ant")
+    client.ask(photograph.read_bytes())
+    wait_until(lambda: client.on(RESULT))
+    assert client.on(RESULT)[0]["ok"]
+    newer = client.on("legion/orchestrator/state")[-1]["session"]
+    said = [state["state"] for state in client.on("legion/orchestrator/state") if state["session"] == newer]
+    assert "offline" not in said  # it was not disturbed
+
+    # On the same machine nobody has to guess which one is meant: the second one does not begin.
+    third = orchestrator(stage, broker, "--state-dir", str(elsewhere))
+    assert third.process.wait(PATIENCE) == 3
+    wait_until(lambda: any("another orchestrator" in line for line in third.lines))
+    assert second.process.poll() is None
+    client.close()
