@@ -1,8 +1,9 @@
-"""Being told to end: what has begun is finished and nothing new is begun; told twice, the process ends at once.
+"""Being told to end: others take over, and what has begun is finished; told twice, the process ends at once.
 
 Theory. The group goes on without an agent as soon as it says `offline`; what it was computing until then is begun again
-elsewhere. So an agent that is told to end takes no more requests, but for those whose first fragments it had, waits
-until these have ended and all it sent has arrived, and then says `offline`.
+elsewhere. So an agent that is told to end says `draining` first, and goes on working: the orchestrator makes a plan
+without it, lets requests change over to that one, and releases the agent. When it has nothing to do and all it sent
+has arrived, it says `offline`. Where nobody releases it, it is enough that it has had nothing to do for a while.
 
 Handlers of signals run between two instructions of Python, so they wait for a step that computes, for many seconds
 perhaps. A thread that reads what the interpreter writes for each signal (`signal.set_wakeup_fd`) does not.
@@ -15,31 +16,13 @@ import signal
 import socket
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 
 from legion_iot.errors import AgentError
 
 DRAIN_SECONDS = 15.0  # for what has begun,
+UNRELEASED_SECONDS = 3.0  # of them for being released
 LAST_SECONDS = 18.0  # and for everything; then the connection is cut, and the broker says goodbye in our place
-REMEMBERED = 1024  # requests
-
-
-class Admission:
-    """Which requests are taken: all, and once it is `closed` those that had been taken before."""
-
-    def __init__(self) -> None:
-        self.closed = False
-        self._taken: OrderedDict[str, None] = OrderedDict()
-
-    def admits(self, request: str) -> bool:
-        """Whether to take in something for this request."""
-        if self.closed:
-            return request in self._taken
-        self._taken[request] = None
-        if len(self._taken) > REMEMBERED:
-            self._taken.popitem(last=False)
-        return True
 
 
 def heed_signals(drain: Callable[[], None]) -> None:

@@ -53,6 +53,8 @@ class Presence:
         self._claim = NameClaim(session)
         self._degradation = Degradation()
         self._began = self._told = time.monotonic()
+        self.drains = False  # set by any thread
+        self._drain_told = False
 
     def connected(self) -> None:
         """The control connection is up."""
@@ -81,6 +83,8 @@ class Presence:
 
     def turn(self, work: Work, memory_limit: int) -> None:
         """Publish the metrics, when it is time, and the state, where that has changed."""
+        if self.drains and not self._drain_told and self._claim.held:
+            self._announce_state()
         now = time.monotonic()
         if now - self._told < METRICS_SECONDS:
             return
@@ -119,6 +123,8 @@ class Presence:
 
     def _announce_state(self) -> None:
         detail = self._degradation.detail
-        state = AgentState("degraded" if detail else "online", self._session, detail)
+        self._drain_told = self.drains
+        kind = "draining" if self.drains else "degraded" if detail else "online"
+        state = AgentState(kind, self._session, detail)
         self._links.control.publish(self._topic, codec.to_json(state), retain=True)
         self._claim.announced()

@@ -47,7 +47,7 @@ from legion_iot_agent.condition import Device
 from legion_iot_agent.engine import Engine
 from legion_iot_agent.executor import Executor
 from legion_iot_agent.interpreter import runtime_info
-from legion_iot_agent.leaving import DRAIN_SECONDS, Admission
+from legion_iot_agent.leaving import DRAIN_SECONDS, UNRELEASED_SECONDS
 from legion_iot_agent.limits import Memory
 from legion_iot_agent.measurements import Measurements
 from legion_iot_agent.presence import Presence, Work, last_words
@@ -93,8 +93,7 @@ class AgentService:
         self._state = machine.State(options.name, set(self._store.held()))
         self._events: deque[machine.Event] = deque()
         self._work = Work()
-        self._admission = Admission()
-        self._drain_ends = math.inf
+        self._drains_since = math.inf
         self._stopping = False
         will = Will(self._topic("state"), last_words(self._session))
         # No other process has this client id: brokers do not say why they end a link whose id is used again.
@@ -121,10 +120,14 @@ class AgentService:
         self._stopping = True
 
     def drain(self) -> None:
-        """Finish what has begun, for a while, and end `run` then; may be called from any thread."""
-        self._admission.closed = True
-        self._drain_ends = time.monotonic() + DRAIN_SECONDS
+        """Let others take over, and end `run` then; may be called from any thread."""
+        self._drains_since = time.monotonic()
+        self._presence.drains = True
         self._links.wake()
+
+    @property
+    def _drains(self) -> bool:
+        return self._drains_since < math.inf
 
     def run(self) -> None:
         """Take part until `stop`.
@@ -144,7 +147,7 @@ class AgentService:
         ticked, wait = time.monotonic(), TICK
         while not self._stopping and not self._is_drained():
             self._notifier.alive()
-            arrived = self._links.next(min(wait, DRAIN_TURN) if self._admission.closed else wait)
+            arrived = self._links.next(min(wait, DRAIN_TURN) if self._drains else wait)
             self._take(arrived)
             if arrived is None:
                 self._events.append(machine.Idle())
@@ -158,10 +161,13 @@ class AgentService:
 
     def _is_drained(self) -> bool:
         """Whether we are to end, and nothing is under way any more, or for too long."""
-        if not self._admission.closed:
+        if not self._drains:
             return False
+        drained = time.monotonic() - self._drains_since
         under_way = self._events or machine.has_unfinished(self._state) or not self._links.delivered
-        return not under_way or time.monotonic() > self._drain_ends
+        if under_way or (machine.is_assigned(self._state) and drained < UNRELEASED_SECONDS):
+            return drained > DRAIN_SECONDS
+        return True
 
     def _work_off(self) -> bool:
         """Until no event is left; whether there was anything to do."""
@@ -177,7 +183,7 @@ class AgentService:
 
     def _measure(self) -> float:
         """With nothing else to do: a slice of what there is to measure. Returns how long to wait for a message now."""
-        if not self._measurements.busy or self._admission.closed:
+        if not self._measurements.busy or self._drains:
             return TICK
         if not machine.may_measure(self._state, time.monotonic()):
             self._measurements.disturb()
@@ -209,9 +215,7 @@ class AgentService:
                 self._presence.caught_up()
             case FragmentsArrived(sender=sender, fragments=fragments, received=received):
                 self._events.extend(
-                    machine.FragmentArrived(sender, header, body, received)
-                    for header, body in fragments
-                    if self._admission.admits(header.request)
+                    machine.FragmentArrived(sender, header, body, received) for header, body in fragments
                 )
             case Undelivered(requests=requests, reason=reason):
                 self._events.extend(machine.StepFailed(epoch, request, reason) for epoch, request in requests)

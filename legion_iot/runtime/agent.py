@@ -186,6 +186,11 @@ def has_unfinished(state: State) -> bool:
     return unfinished or len(state.ready) > 0
 
 
+def is_assigned(state: State) -> bool:
+    """Whether a plan counts on what this agent has loaded."""
+    return any(held.exchange is not None for held in state.epochs)
+
+
 def _command(state: State, event: CommandArrived, now: float) -> list[Effect]:
     command = event.command
     if command.operation == "probe":

@@ -121,10 +121,7 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
         case RequestArrived():
             effects += state.requests.arrive(event.request, event.inputs, state.epoch, now)
         case MetricsArrived():
-            record = state.agents.get(event.agent)
-            if record is None or not record.suspected:
-                return []
-            failover.heard(record)
+            failover.heard(state.agents.setdefault(event.agent, AgentRecord()))
         case LinkLost():
             failover.link_lost(state)
         case LinkFound():

@@ -26,7 +26,8 @@ RegionBounds = tuple[int, int, int, int]
 class AgentState:
     """Retained on `agents/<agent>/state`; `session` tells a late will of an old session from a newer one.
 
-    `detail` says why an agent is degraded.
+    `detail` says why an agent is degraded. One that is draining is about to end: it goes on until others have taken
+    over.
     """
 
     state: str  # "online", "degraded", "draining" or "offline"
@@ -35,7 +36,7 @@ class AgentState:
 
     @property
     def is_present(self) -> bool:
-        """Whether the agent can be given work."""
+        """Whether the agent is there."""
         return self.state != "offline"
 
 

@@ -126,6 +126,26 @@ def test_an_agent_that_is_told_to_end_finishes_what_it_computes(
     wait_until(lambda: witness.on("agents/slow/state")[-1]["state"] == "offline")
 
 
+@pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
+def test_the_group_does_not_notice_when_an_agent_is_told_to_end(
+    stage: Stage, broker: str, witness: Witness, photograph: Path, tmp_path: Path
+) -> None:
+    orchestrator = stage.start("legion", "orchestrator", "run", MODEL, "--broker", broker, "--planner", "balanced")
+    agents = [agent(stage, broker, name, tmp_path / name) for name in ("ant", "bee")]
+    orchestrator.wait_for_line("serving: ant, bee")
+    for number in range(12):
+        witness.publish(f"infer/{MODEL}", photograph.read_bytes())
+        if number == 4:
+            agents[1].process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    assert agents[1].process.wait(20) == 0
+    wait_until(lambda: len(witness.on(f"infer/{MODEL}/result")) == 12)
+    results = witness.on(f"infer/{MODEL}/result")
+    assert all(result["ok"] for result in results), results
+    assert len({result["outputs"][0]["sha256"] for result in results}) == 1
+    assert [state["state"] for state in witness.on("agents/bee/state")][-2:] == ["draining", "offline"]
+
+
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 def test_told_twice_it_ends_at_once(
     stage: Stage, broker: str, witness: Witness, photograph: Path, tmp_path: Path
