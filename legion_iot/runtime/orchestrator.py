@@ -208,6 +208,8 @@ def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
         return state.requests.take(event.sender, header, event.body, now)
     except UnplannedFragmentError as error:
         state.dropped += 1
+        if event.sender not in state.agents:
+            return []
         nan = isinstance(error, NanFragmentError)
         failed = Failed(header.epoch, header.request, str(error), event.sender, attempt=header.attempt, nan=nan)
         return failover.tile_failed(state, event.sender, failed, now)
@@ -232,8 +234,10 @@ def _deadlines(state: State, now: float) -> list[Effect]:
 
 def _follows_nothing(state: State, event: Event) -> bool:
     """Whether no rule can apply that did not before: such events come by the thousand where agents do."""
+    if state.requests.waiting and len(state.requests.under_way) < state.requests.window:
+        return False  # an attempt is to be made again
     match event:
-        case FragmentArrived() | ReportArrived(report=TileTiming()):
+        case FragmentArrived() | MetricsArrived() | ReportArrived(report=TileTiming()):
             return True
         case ReportArrived(report=Ready()):
             return state.epochs.building is not None and not state.epochs.building.is_ready
