@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -52,6 +51,8 @@ def device_tables(table: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def suggestion(wrong: str, known: Collection[str]) -> str:
     """What may have been meant, or what there is."""
+    import difflib  # noqa: PLC0415 — only for who has made a mistake
+
     close = difflib.get_close_matches(wrong, known, 1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from legion_iot.errors import ModelError, RuntimeMissingError
 
 _FAILURES = (ValueError, RuntimeError, MemoryError)
-_RUNTIMES = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
+RUNTIMES = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class RuntimeInfo:
 @functools.cache
 def _module() -> tuple[Any, str]:
     causes = []
-    for package, distribution in _RUNTIMES:
+    for package, distribution in RUNTIMES:
         try:
             return importlib.import_module(f"{package}.interpreter"), distribution
         except ImportError as error:
@@ -47,7 +46,10 @@ def _module() -> tuple[Any, str]:
 def runtime_info(xnnpack: bool = True) -> RuntimeInfo:
     """Which runtime computes here. Raises RuntimeMissingError where none is installed."""
     _, distribution = _module()
-    return RuntimeInfo(distribution, importlib.metadata.version(distribution), "xnnpack" if xnnpack else "builtin")
+    # Not from the distribution's metadata, the reading of which takes memory and time on every device.
+    package = next(package for package, name in RUNTIMES if name == distribution)
+    version = str(importlib.import_module(package).__version__)
+    return RuntimeInfo(distribution, version, "xnnpack" if xnnpack else "builtin")
 
 
 class Interpreter:

@@ -35,6 +35,25 @@ def cut(
     show(report, as_json)
 
 
+@app.command("footprint")
+def footprint(
+    quick: bool = typer.Option(False, "--quick", help="Fewer rounds; under 50 s on two cores."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """What an agent costs a device: disk, time to start, memory while it has nothing to do.
+
+    Example: legion bench footprint --quick
+    """
+    from legion_iot.bench import footprint as bench  # noqa: PLC0415 — loads numpy and the runtime
+
+    with progress_line(quiet=as_json) as progress:
+        report = bench.run(quick, progress)
+    if not as_json:
+        for line in bench.lines(report):
+            out.print(line, markup=False, highlight=False)
+    show(report, as_json)
+
+
 @app.command("lab")
 def lab(
     lab: str | None = typer.Option(None, help="A preset, or a TOML file.  [default: the lab that is up, or its own]"),

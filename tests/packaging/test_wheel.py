@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"legion_iot", "legion_iot_agent", "legion_iot_broker"}
@@ -59,6 +60,24 @@ def test_entry_points(wheel: zipfile.ZipFile) -> None:
         "legion": "legion_iot.cli.__main__:main",
         "legion-agent": "legion_iot_agent.main:main",
     }
+
+
+@pytest.mark.parametrize(
+    ("machine", "runtime"),
+    [
+        ("x86_64", {"ai-edge-litert==2.3.0"}),
+        ("aarch64", {"ai-edge-litert==2.1.6"}),
+        ("armv7l", {"tflite-runtime==2.14.0", "numpy<2"}),
+    ],
+)
+def test_the_runtime_is_that_of_the_processor(wheel: zipfile.ZipFile, machine: str, runtime: set[str]) -> None:
+    (path,) = _names(wheel, ".dist-info/METADATA")
+    wanted = [Requirement(line.partition(": ")[2]) for line in wheel.read(path).decode().splitlines()
+              if line.startswith("Requires-Dist:")]  # fmt: skip
+    for python in ("3.10", "3.13"):
+        place = {"platform_machine": machine, "python_version": python, "extra": "agent"}
+        chosen = [each for each in wanted if each.marker is not None and each.marker.evaluate(place)]
+        assert {f"{each.name}{each.specifier}" for each in chosen} - {"tomli>=2"} == runtime
 
 
 def test_metadata(wheel: zipfile.ZipFile) -> None:
