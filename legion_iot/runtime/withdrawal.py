@@ -10,7 +10,7 @@ from legion_iot.wire.messages import Command
 
 def withdraw(state: State, now: float) -> list[Effect]:
     """End all requests, and have agents that are online free what they have loaded; no step may follow."""
-    reason = f"model {state.model.name} is served no more; ask for another one"
+    reason = f"model {state.model.name} was removed or replaced; send the request again if it is still served"
     ended = state.requests.end_under_way(now, "no-model", reason)
     ended += state.requests.end_waiting(now, "no-model", reason)
     state.selection.forget()

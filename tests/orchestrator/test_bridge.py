@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,22 +18,19 @@ from legion_iot.orchestrator import bridge as bridge_module
 from legion_iot.orchestrator import operator as operator_module
 from legion_iot.orchestrator.background import Background
 from legion_iot.orchestrator.bridge import Bridge
-from legion_iot.orchestrator.journal import Journal
 from legion_iot.orchestrator.model_store import ModelStore, StoreLimits
 from legion_iot.orchestrator.models import ServedModels
 from legion_iot.orchestrator.operator import Operator
 from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
-from legion_iot.orchestrator.replies import Replies
-from legion_iot.orchestrator.retained import Retained
-from legion_iot.orchestrator.serving import Surroundings, load
+from legion_iot.orchestrator.serving import load
 from legion_iot.runtime import orchestrator as machine
-from legion_iot.runtime.shared import Shared
 from legion_iot.transport.connection import BrokerAddress, EventHandler, Message, TransportEvent
 from legion_iot.transport.memory import MemoryBroker, MemoryConnection
 from legion_iot.wire import codec
 from legion_iot.wire.bridge import OPERATIONS, BridgeResponse, UploadPiece
 from legion_iot.wire.messages import AgentState, Command, OrchestratorState
 from legion_iot.wire.topics import BridgeTopic, Topics
+from tests.orchestrator.surroundings import surroundings
 from tests.system.networks import picture_to_picture, residual_classifier
 
 TOPICS = Topics("kitchen")
@@ -76,12 +72,7 @@ class Orchestrator:
 
     def start(self, *given: ModelFile) -> None:
         """A new process of it, which knows only what the disk says."""
-        links: Any = SimpleNamespace(control=self.connection, data=self.connection, wake=lambda: None)
-        replies = Replies(TOPICS, "s", Journal(), self.connection)
-        around = Surroundings(
-            links, TOPICS, SimpleNamespace(), Shared(), Retained(links), replies, lambda model: None, lambda ended: None  # type: ignore[arg-type]
-        )  # fmt: skip
-        self.models = ServedModels(OrchestratorOptions(ADDRESS, ()), around)
+        self.models = ServedModels(OrchestratorOptions(ADDRESS, ()), surroundings(self.connection, TOPICS))
         for model in given:
             self.models.add(load(model))
         self.background = Sooner()
