@@ -105,7 +105,7 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
     if (name := getattr(event, "agent", "")) and name not in state.agents and len(state.agents) >= MOST_AGENTS:
         state.dropped += 1
         return []
-    was_suspected = name in state.agents and bool(state.agents[name].suspected)
+    before = len(state.requests.waiting), name in state.agents and state.agents[name].is_member
     effects: list[Effect] = []
     match event:
         case AgentStateArrived():
@@ -128,10 +128,10 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
             failover.link_found(state, now)
         case Tick():
             effects += _deadlines(state, now)
-    if not effects and not was_suspected and _follows_nothing(state, event):
-        return []
+    after = len(state.requests.waiting), name in state.agents and state.agents[name].is_member
+    rules_apply = effects or before != after or not _follows_nothing(state, event)
     effects = without_trials(state, effects, now)
-    return effects + without_trials(state, _advance(state, now), now)
+    return effects + (without_trials(state, _advance(state, now), now) if rules_apply else [])
 
 
 def _agent_state(state: State, event: AgentStateArrived, now: float) -> list[Effect]:
@@ -234,8 +234,6 @@ def _deadlines(state: State, now: float) -> list[Effect]:
 
 def _follows_nothing(state: State, event: Event) -> bool:
     """Whether no rule can apply that did not before: such events come by the thousand where agents do."""
-    if state.requests.waiting and len(state.requests.under_way) < state.requests.window:
-        return False  # an attempt is to be made again
     match event:
         case FragmentArrived() | MetricsArrived() | ReportArrived(report=TileTiming()):
             return True
