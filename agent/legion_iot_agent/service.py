@@ -122,6 +122,7 @@ class AgentService:
     def drain(self) -> None:
         """Let others take over, and end `run` then; may be called from any thread."""
         self._drains_since = time.monotonic()
+        self._notifier.stopping()
         self._presence.drains = True
         self._links.wake()
 
@@ -293,7 +294,8 @@ class AgentService:
                 case machine.StoreChunk(chunk=chunk, body=body):
                     self._store.write(sha256, chunk.offset, body)
                 case machine.FinishModel(model=model):
-                    self._store.finish(sha256, model.size)
+                    with self._notifier.working():
+                        self._store.finish(sha256, model.size)
                     self._events.append(machine.ModelStored(sha256))
         except AgentError as error:
             self._events.append(machine.ModelStored(sha256, str(error)))
@@ -303,7 +305,8 @@ class AgentService:
             self._measurements.probe(command)
             return
         try:
-            model = self._store.use(command.model.sha256)
+            with self._notifier.working():
+                model = self._store.use(command.model.sha256)
         except AgentError as error:
             self._lose(command.model, error, command)
         else:
@@ -339,7 +342,8 @@ class AgentService:
 
     def _load(self, assignment: Assignment) -> None:
         try:
-            model = self._store.use(assignment.model.sha256)
+            with self._notifier.working():  # a large file is hashed
+                model = self._store.use(assignment.model.sha256)
         except AgentError as error:
             self._lose(assignment.model, error)
             return

@@ -16,7 +16,8 @@ from legion_iot.interruption import Interrupted, end_on_signals
 EXIT_CODES = """
 Exit codes: 0 done · 1 a result is not as it should be · 2 wrong flag or argument · 3 unreadable file or picture ·
 4 no usable model · 5 broker · 6 download · 7 agent · 8 request failed · 9 no TFLite runtime ·
-11 certificate revoked · 12 certificate expired · 13 foreign certificate · 14 password refused · 130 interrupted
+11 certificate revoked · 12 certificate expired · 13 foreign certificate · 14 password refused ·
+15 name taken · 130 interrupted
 """
 
 app = typer.Typer(
