@@ -93,8 +93,10 @@ class _Way:
             raise BrokerError(f"{self.kind} on {self.broker}: a payload was lost; run the bench again")
 
 
-def run(quick: bool, progress: Progress) -> BenchReport:
-    """Measure all of it; `quick` takes fewer rounds. Raises BrokerError where a broker or process does not serve."""
+def run(quick: bool, progress: Progress, rootless: bool = False) -> BenchReport:
+    """Measure all of it; `quick` takes fewer rounds, `rootless` shapes links in the way that needs no root.
+
+    Raises BrokerError where a broker or process does not serve."""
     with contextlib.ExitStack() as stack:
         progress("starting brokers and the peer", None)
         brokers = stack.enter_context(_brokers())
@@ -106,13 +108,15 @@ def run(quick: bool, progress: Progress) -> BenchReport:
         ours = [way for way in ways if way.kind == OURS and way.broker != OVER_TLS]
         costs = _costs(ours[-1], other, CPU_ROUNDS[quick])
     rows = [_row(way, index, ways[0]) for index in NAMES for way in ways]
-    links, checks = ([], []) if (reason := transport_links.missing()) else transport_links.run(quick, progress)
+    links, checks = (
+        ([], []) if (reason := transport_links.missing()) else transport_links.run(quick, rootless, progress)
+    )
     over_tls = "mosquitto (the embedded broker has none)" if OVER_TLS in brokers else "needs mosquitto and cryptography"
     setting = {
         "brokers": ", ".join(brokers),
         "mosquitto_pub": "yes" if tools_installed() else "not installed",
         "TLS": over_tls,
-        "shaped links": reason or "yes",
+        "shaped links": reason or f"by the {links[0]['shaped_by']}",
     }
     return BenchReport("transport", setting, [*rows, *costs, *links], [*_checks(ways), *checks])
 

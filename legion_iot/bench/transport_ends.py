@@ -30,6 +30,7 @@ from legion_iot.transport.pair import ConnectionPair
 from legion_iot.wire.messages import Fragment, Parcel, PeerRegion
 from legion_iot.wire.tensors import Array, bounds, fragments, pack_parcel
 from legion_iot.wire.topics import Topics
+from legion_iot.wire.zeros import CODEC
 
 TIMEOUT = 30.0  # seconds until a payload counts as lost
 CHANNELS = 64
@@ -91,6 +92,7 @@ class OurEnd:
         topics = Topics("bench")
         self._other = other
         self._payloads = make_payloads()
+        self._rectified: dict[int, Array] = {}
         self._number = 0
         self.decoding = 0.0
         form = {0: TensorForm(CHANNELS, "float32")}
@@ -106,11 +108,18 @@ class OurEnd:
         """See `End.send`; delivery is at QoS 0, with acknowledgements of its own."""
         self.links.send([self._outgoing(index, wish, qos)])
 
-    def _outgoing(self, index: int, wish: Wish, qos: int) -> Outgoing:
+    def send_packed(self, index: int) -> None:
+        """Send what a ReLU leaves of that payload without its zeros, which are half of it; the wish is an answer."""
+        if index not in self._rectified:
+            self._rectified[index] = np.maximum(self._payloads[index], 0)
+        self.links.send([self._outgoing(index, "answer", 0, self._rectified[index], CODEC)])
+
+    def _outgoing(self, index: int, wish: Wish, qos: int, values: Array | None = None, codec: str = "") -> Outgoing:
         self._number += 1
-        region, values = REGIONS[index], self._payloads[index]
-        header = Fragment(f"{self._number}-{wish}-{qos}", 1, 1, index, 0, bounds(region), CHANNELS, "float32")
-        return Outgoing(self._other, header, values, region)
+        region, held = REGIONS[index], self._payloads[index] if values is None else values
+        request = f"{self._number}-{wish}-{qos}"
+        header = Fragment(request, 1, 1, index, 0, bounds(region), CHANNELS, "float32", "", codec)
+        return Outgoing(self._other, header, held, region)
 
     def receive(self, timeout: float) -> Arrived | None:
         """See `End.receive`."""

@@ -17,6 +17,8 @@ from typing import Any
 
 from legion_iot.bench.transport_ends import ANSWER, End, MqttEnd, OurEnd, PlainEnd, TcpEnd
 from legion_iot.errors import BrokerError
+from legion_iot.lab.proxy import Proxy
+from legion_iot.lab.spec import Link
 from legion_iot.transport.connection import BrokerAddress
 
 START_TIMEOUT = 30.0  # seconds
@@ -80,6 +82,16 @@ def relay(pipe: Connection, host: str, target: tuple[str, int]) -> None:
         threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         pipe.recv()
+
+
+def emulated_link(pipe: Connection, host: str, mbit: float, upstreams: Sequence[tuple[str, int]]) -> None:
+    """A device's link without root: says the ports on `host` at which the upstreams can be reached at that rate."""
+    proxy = Proxy()
+    ports = proxy.add(Link(mbit, mbit), host, upstreams)
+    with proxy:
+        pipe.send(ports)
+        with contextlib.suppress(EOFError, OSError):
+            pipe.recv()
 
 
 def _pass_on(source: socket.socket, sink: socket.socket) -> None:

@@ -107,6 +107,7 @@ def planner(
 
 @app.command("transport")
 def transport(
+    rootless: bool = typer.Option(False, "--rootless", help="Shape links in the way that needs no root."),
     quick: bool = typer.Option(False, "--quick", help="Fewer rounds; under 50 s on two cores."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
@@ -117,7 +118,7 @@ def transport(
     from legion_iot.bench import transport as bench  # noqa: PLC0415 — loads numpy and paho
 
     with progress_line(quiet=as_json) as progress:
-        report = bench.run(quick, progress)
+        report = bench.run(quick, progress, rootless)
     if not as_json:
         for line in bench.lines(report):
             out.print(line, markup=False, highlight=False)
