@@ -1,8 +1,8 @@
-"""Requests as they come from the broker, on a connection of their own: a heartbeat does not wait behind a picture.
+"""Requests of clients, or of operators, on a connection of their own: a heartbeat does not wait behind a picture.
 
-Its client id is the group's, whichever process serves it, so that what is published while none does is kept in the
-broker's session for the next one. Each request is `admit`ted on the network's thread, before the broker is told that it
-has arrived, and no more of them wait than fit.
+For requests of clients, its client id is the group's, whichever process serves it, so that what is published while none
+does is kept in the broker's session for the next one. Each request is `admit`ted on the network's thread, before the
+broker is told that it has arrived, and no more of them wait than fit.
 """
 
 from __future__ import annotations

@@ -120,6 +120,8 @@ class OrchestratorService:
             store = ModelStore(options.state_directory / "served", options.base_topic)
             self._bridge = Bridge(store, self.models, self._background, self._respond, self._publish_phase)
             self._bridge.serve_kept()
+        self._asked: queue.SimpleQueue[Request] = queue.SimpleQueue()  # by operators; pieces of models are large, too
+        self._operators = Intake(options.broker, f"{self._client_id}-operators", 0, _admit_operator, self._on_asked)
         self._stopping = threading.Event()
 
     # --- the loop ---
@@ -135,7 +137,6 @@ class OrchestratorService:
             (self._topics.agent("+", "metrics"), 0),
             (self._topics.report("+", "+"), 1),
             (self._topics.orchestrator_state(), 1),
-            (self._topics.bridge_request("+"), 1),
         ]
         self._retained.found(self._left_behind())
         self._links.open(control)
@@ -143,6 +144,8 @@ class OrchestratorService:
         self._replies.answer_left()
         try:
             self._intake.open(self._topics.infer("+"))
+            if self._bridge is not None:
+                self._operators.open(self._topics.bridge_request("+"))
             self._loop()
         finally:
             self._close()
@@ -154,6 +157,10 @@ class OrchestratorService:
 
     def _on_request(self, request: Request) -> None:
         self._requests.put(request)
+        self._links.wake()
+
+    def _on_asked(self, request: Request) -> None:
+        self._asked.put(request)
         self._links.wake()
 
     def _noted(self, epochs: Iterator[int]) -> Iterator[int]:
@@ -168,6 +175,7 @@ class OrchestratorService:
             arrived = self._links.next(self._own_link.patience(TICK))
             self._take(arrived)
             self._take_requests()
+            self._take_asked()
             self.models.take_plans()
             self._background.deliver()
             self._chunks.send_more()
@@ -180,6 +188,7 @@ class OrchestratorService:
     def _close(self) -> None:
         self._notifier.stopping()
         self._intake.close()
+        self._operators.close()
         try:
             self._replies.answer_open()
             if self._claim.held:  # else it is another one's by now
@@ -238,11 +247,14 @@ class OrchestratorService:
                 for epoch, request in requests:
                     self.models.tell(machine.ReportArrived(target, Failed(epoch, request, reason)))
             case Message():
-                try:
-                    self._receive(event)
-                except ProtocolError as error:
-                    self.models.dropped += 1
-                    log.warning("dropped a message on %s: %s", event.topic, error)
+                self._receive_or_drop(event)
+
+    def _receive_or_drop(self, message: Message) -> None:
+        try:
+            self._receive(message)
+        except ProtocolError as error:
+            self.models.dropped += 1
+            log.warning("dropped a message on %s: %s", message.topic, error)
 
     def _receive(self, message: Message) -> None:
         """Raises ProtocolError for what no model is concerned by."""
@@ -252,7 +264,7 @@ class OrchestratorService:
         match self._topics.parse(message.topic):
             case InboxTopic(sender=sender):
                 self._receive_binary(sender, message.payload)
-            case BridgeTopic(operation=operation) if self._bridge is not None and not message.retain:
+            case BridgeTopic(operation=operation) if self._bridge is not None:
                 self._bridge.take(operation, message.payload)
             case AgentTopic() if not message.payload:
                 pass  # a retained message that was cleared
@@ -291,6 +303,12 @@ class OrchestratorService:
             reason = f"there is no model {name}; served are: {served}"
             self._replies.answer(Result(request.name, False, name, 0, 0.0, error="no-model", reason=reason))
 
+    def _take_asked(self) -> None:
+        while not self._asked.empty():
+            asked = self._asked.get()
+            self._operators.taken(asked)
+            self._receive_or_drop(asked.message)
+
     # --- whose the group is: as an agent's name, the newest's ---
 
     def _see(self, message: Message) -> None:
@@ -321,6 +339,11 @@ class OrchestratorService:
             log.warning("a chunk for %s is not sent: %s", agent, error)
             return False
         return True
+
+
+def _admit_operator(message: Message, crowded: bool) -> str | None:
+    """What operators ask has no name; who hears no answer asks again."""
+    return None if message.retain or crowded else ""
 
 
 def _journal(options: OrchestratorOptions) -> Journal:
