@@ -55,14 +55,16 @@ def _assign(state: State, epoch: Epoch, members: Sequence[str], now: float) -> l
         nan_allowed=state.nan_allowed,
         packs=epoch.packs,
     )
+    nothing = Assignment(epoch.number, state.model, (), (), (), state.wire, epoch.alone)
     effects: list[Effect] = []
-    for name in members:
+    everybody = state.members()
+    for name in everybody:  # also those that lack the model's file: they may still compute by the plan before
         record = state.agents[name]
-        record.task, record.busy_since = "load", now
-        nothing = Assignment(epoch.number, state.model, (), (), (), state.wire, epoch.alone)
+        if name in members:
+            record.task, record.busy_since = "load", now
         effects.append(Assign(name, parts.get(name, nothing)))
         record.assigned = epoch.number if name in parts else 0
-    return [*effects, *_clear(state, set(members))]
+    return [*effects, *_clear(state, set(everybody))]
 
 
 def _clear(state: State, kept: set[str]) -> list[Effect]:

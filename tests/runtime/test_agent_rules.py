@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -363,6 +363,7 @@ AgentRules.TestCase.settings = settings(
     max_examples=int(os.environ.get("LEGION_FUZZ", "0")) // 100 or 40,
     stateful_step_count=50,
     deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes longer than a test may
     suppress_health_check=list(HealthCheck),
 )
 TestAgentRules = AgentRules.TestCase

@@ -113,6 +113,19 @@ def test_a_load_that_failed_for_an_old_epoch_leaves_nobody_out() -> None:
     assert state.plan.agents == ("ant",)
 
 
+def test_an_agent_that_lacks_the_model_all_of_a_sudden_goes_on_with_the_plan_before() -> None:
+    """Its disk has lost the file, not its memory what it had loaded: it is told that it has no part in the next."""
+    state = serving("ant", "bee")
+    tell(state, request(state, "r"))
+    before = state.epochs.force
+    effects = tell(state, machine.AgentInfoArrived("bee", replace(INFO, models=())))
+    told = {effect.agent: effect.assignment for effect in effects if isinstance(effect, machine.Assign)}
+    assert told["ant"].steps
+    assert not told["bee"].steps
+    assert not [effect for effect in effects if isinstance(effect, machine.ClearAssignment)]
+    assert state.requests.under_way["r"].epoch is before
+
+
 def test_a_command_lost_with_the_link_is_given_again() -> None:
     state = new_state()
     fresh = (
