@@ -25,6 +25,7 @@ from legion_iot.installation.places import Service, check_rights
 from legion_iot.installation.settings_file import tried, with_values
 from legion_iot.installation.systemctl import Systemctl
 from legion_iot.installation.units import credentials_text, program_name, scripts_directory, unit_text
+from legion_iot.toml_tables import parse
 from legion_iot.transport.credentials import read_bundle
 
 SEEN_SECONDS = 30.0
@@ -52,8 +53,11 @@ def install(wanted: Wanted, say: Say) -> None:
     check_rights(service)
     systemctl.check(booted=start)
     scripts = scripts_directory(service)
-    bundle = _bundle_text(wanted)
-    text = _settings_text(wanted, bundle is not None)
+    present = _present_settings(service)
+    bundle = _bundle(wanted, present)
+    # The unit's user could not read it anywhere else.
+    credentials = {} if bundle is None else {CREDENTIALS.key: service.bundle.name}
+    text = with_values(present, {**wanted.values, **credentials}, str(service.settings))
     if not service.is_here and not (service.root / scripts.lstrip("/") / program_name(service)).exists():
         say(f"note: {scripts}/{program_name(service)} is not there yet: install legion-iot on that system")
     files = [
@@ -62,7 +66,7 @@ def install(wanted: Wanted, say: Say) -> None:
     ]
     if bundle is not None:
         files += [
-            NewFile(service.bundle, bundle.encode(), 0o600),
+            NewFile(service.bundle, bundle[1].encode(), 0o600),
             NewFile(service.drop_in, credentials_text(service).encode(), 0o644),
         ]
     with tried(service, text, bundle, start) as (settings, address), contextlib.ExitStack() as stack:
@@ -71,6 +75,8 @@ def install(wanted: Wanted, say: Say) -> None:
             watched = stack.enter_context(watch(address, settings[BASE_TOPIC], _name(settings)))
             say(f"{address.endpoint} lets {_name(settings)} in")
         _write(files)
+        if bundle is None:
+            _remove(service.drop_in)  # of a bundle that is gone
         say(f"written: {', '.join(str(file.path) for file in files)}")
         if service.is_here and wanted.start:
             systemctl.reload()
@@ -129,28 +135,35 @@ def status(service: Service) -> list[str]:
 # --- the steps ---
 
 
-def _bundle_text(wanted: Wanted) -> str | None:
-    """The bundle that the service will have; raises InputError for one that cannot be read."""
-    path = wanted.bundle or (wanted.service.bundle if wanted.service.bundle.exists() else None)
-    if path is None:
-        return None
-    read_bundle(path)
-    return path.read_text(encoding="utf-8")
-
-
-def _settings_text(wanted: Wanted, has_bundle: bool) -> str:
-    service = wanted.service
-    values = dict(wanted.values)
-    if has_bundle:
-        values[CREDENTIALS.key] = service.bundle.name
+def _present_settings(service: Service) -> str:
+    """What the service's file says now, or how a new one begins."""
     try:
-        text = service.settings.read_text(encoding="utf-8")
+        return service.settings.read_text(encoding="utf-8")
     except FileNotFoundError:
         command = "legion-agent config show" if service.program == "agent" else "legion config show orchestrator"
-        text = f"# Settings of {service.unit_name}; `{command}` tells what holds.\n"
+        return f"# Settings of {service.unit_name}; `{command}` tells what holds.\n"
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{service.settings}: cannot be read ({error}); correct it, or move it away") from None
-    return with_values(text, values, str(service.settings))
+
+
+def _bundle(wanted: Wanted, present: str) -> tuple[Path, str] | None:
+    """The bundle that the service will have: the one given, the one it has, or the one that its settings name.
+
+    None where it has none. Raises InputError for one that cannot be read.
+    """
+    service = wanted.service
+    try:
+        named = parse(present).get(CREDENTIALS.key)
+    except InputError as error:
+        raise InputError(f"{service.settings}: {error}; correct it, or move it away") from None
+    if wanted.bundle is not None or service.bundle.exists():
+        path = wanted.bundle or service.bundle
+    elif isinstance(named, str):
+        path = service.settings_directory / named
+    else:
+        return None
+    read_bundle(path)
+    return path, path.read_text(encoding="utf-8")
 
 
 def _name(settings: Settings) -> str:

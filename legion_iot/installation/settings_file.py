@@ -44,23 +44,24 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def tried(
-    service: Service, text: str, bundle: str | None, here: bool
+    service: Service, text: str, bundle: tuple[Path, str] | None, here: bool
 ) -> Iterator[tuple[Settings, BrokerAddress | None]]:
     """What the program would read out of that text and bundle, which inside `with` are files for nobody else.
 
     Where it will not run `here`, no broker is looked for. Raises InputError or UsageError as the program would; errors
-    inside `with` name the files as they will be called.
+    inside `with` name the bundle's own file, and the settings' as it will be called.
     """
     with tempfile.TemporaryDirectory(prefix="legion-install-") as scratch:
         directory = Path(scratch)
         file = directory / service.settings.name
         file.write_text(text, encoding="utf-8")
+        copy = directory / service.bundle.name
         if bundle is not None:
-            copy = directory / service.bundle.name
             copy.touch(mode=0o600)
-            copy.write_text(bundle, encoding="utf-8")
+            copy.write_text(bundle[1], encoding="utf-8")
         try:
             settings, read = configured(service.program, {}, {}, file)
             yield settings, None if settings[BROKER] == AUTO and not here else address(settings, read)
         except LegionError as error:
-            raise type(error)(str(error).replace(scratch, str(service.settings_directory))) from None
+            said = str(error) if bundle is None else str(error).replace(str(copy), str(bundle[0]))
+            raise type(error)(said.replace(scratch, str(service.settings_directory))) from None

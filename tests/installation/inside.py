@@ -26,7 +26,7 @@ FOUND = Path("/found")
 HOME = Path("/opt/legion-iot")
 BUNDLES = Path("/srv/bundles")
 AGENT, ORCHESTRATOR = "legion-agent.service", "legion-orchestrator.service"
-WATCHDOG_SECONDS = 2
+WATCHDOG_SECONDS = 3
 DEADLINE = 40.0
 
 
@@ -35,12 +35,17 @@ def say(step: str, **more: object) -> None:
         file.write(json.dumps({"step": step, "at": round(time.monotonic(), 1), **more}) + "\n")
 
 
-def run(*command: str | Path) -> str:
-    """Standard output and error of a program that has to succeed."""
-    done = subprocess.run(
+def tried(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """A program, with its standard output and error as one text."""
+    return subprocess.run(
         [str(HOME / "bin" / command[0]) if str(command[0]).startswith("legion") else command[0], *command[1:]],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
     )  # fmt: skip
+
+
+def run(*command: str | Path) -> str:
+    """What a program said that has to succeed."""
+    done = tried(*command)
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))} ended with {done.returncode}: {done.stdout}")
     return done.stdout
@@ -95,6 +100,7 @@ def first_boot() -> None:
     Path("/srv/small.tflite").write_bytes((FOUND / "small.tflite").read_bytes())
     run("legion", "orchestrator", "install", BUNDLES / "hub.pem", "--models", "/srv/small.tflite")
     say("orchestrator", **shown(ORCHESTRATOR, "ActiveState", "StatusText", "User"))
+    refuse()
     joined = run("legion-agent", "join", BUNDLES / "ant.pem")
     say("joined", text=joined, **shown(AGENT, "ActiveState", "StatusText", "DynamicUser"))
     say("joined again", text=run("legion-agent", "join", BUNDLES / "ant.pem"))
@@ -108,15 +114,35 @@ def first_boot() -> None:
     run("systemctl", "reboot")
 
 
+def refuse() -> None:
+    """Joins that do not succeed: a device that was removed, and a unit that does not start."""
+    run("legion", "broker", "add-device", "bee", "--out", BUNDLES / "bee.pem")
+    run("legion", "broker", "remove-device", "bee")
+    done = tried("legion-agent", "join", BUNDLES / "bee.pem")
+    there = [
+        str(path)
+        for path in (Path("/etc/legion-iot/agent.toml"), Path(f"/etc/systemd/system/{AGENT}"))
+        if path.exists()
+    ]
+    say("removed device", code=done.returncode, text=done.stdout, there=there)
+    drop_in = Path(f"/run/systemd/system/{AGENT}.d/broken.conf")
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("[Service]\nExecStartPre=/bin/false\nRestart=no\n", encoding="utf-8")
+    done = tried("legion-agent", "join", BUNDLES / "ant.pem")
+    status = tried("legion-agent", "status")
+    say("broken unit", code=done.returncode, text=done.stdout, status=status.returncode, told=status.stdout)
+    drop_in.unlink()
+
+
 def hang() -> None:
     """Stop the agent as a hung one would stand still, and wait for another one in its place."""
     drop_in = Path(f"/run/systemd/system/{AGENT}.d/quick.conf")
-    drop_in.parent.mkdir(parents=True)
+    drop_in.parent.mkdir(parents=True, exist_ok=True)
     drop_in.write_text(f"[Service]\nWatchdogSec={WATCHDOG_SECONDS}\nRestartSec=1\n", encoding="utf-8")
     run("systemctl", "daemon-reload")
     run("systemctl", "restart", AGENT)
     hung = shown(AGENT, "MainPID")["MainPID"]
-    time.sleep(2 * WATCHDOG_SECONDS)  # one that works is left alone
+    time.sleep(1.5 * WATCHDOG_SECONDS)  # one that works is left alone
     if shown(AGENT, "MainPID", "NRestarts") != {"MainPID": hung, "NRestarts": "0"}:
         raise RuntimeError("an agent that works was ended by the watchdog")
     os.kill(int(hung), signal.SIGSTOP)

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
+from legion_iot.errors import AgentError, CertificateRevokedError
 from legion_iot.lab.whole_model import run_whole_model
 from legion_iot.model import tflite
 from legion_iot_broker.mosquitto import find_mosquitto
@@ -142,6 +143,21 @@ def test_a_join_ends_when_the_orchestrator_has_seen_the_agent(steps: dict[str, d
     assert steps["joined"]["ActiveState"] == steps["orchestrator"]["ActiveState"] == "active"
     assert steps["joined"]["StatusText"].startswith("ant is online at localhost:")
     assert "legion-agent.service: active (running)" in steps["status"]["text"]
+
+
+def test_a_removed_device_changes_nothing(steps: dict[str, dict[str, Any]]) -> None:
+    assert steps["removed device"]["code"] == CertificateRevokedError.exit_code
+    assert steps["removed device"]["text"].count("\n") == 1
+    assert "/srv/bundles/bee.pem" in steps["removed device"]["text"]
+    assert steps["removed device"]["there"] == []
+
+
+def test_a_unit_that_does_not_start_is_one_line_and_the_next_join_repairs_it(steps: dict[str, dict[str, Any]]) -> None:
+    broken = steps["broken unit"]
+    assert broken["code"] == broken["status"] == AgentError.exit_code
+    assert "legion-agent.service is installed, but did not start" in broken["text"].splitlines()[-1]
+    assert broken["told"].startswith("legion-agent: legion-agent.service is failed")
+    assert steps["joined"]["ActiveState"] == "active"
 
 
 @pytest.mark.parametrize("step", ["inference", "inference after the watchdog", "inference after the reboot"])

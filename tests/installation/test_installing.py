@@ -99,6 +99,31 @@ def test_what_a_person_wrote_stays(root: Path, bundle: Path) -> None:
     assert any("holds more" in line for line in said)
 
 
+def test_a_bundle_that_the_settings_name_becomes_the_services(root: Path, bundle: Path) -> None:
+    settings = root / "etc/legion-iot"
+    settings.mkdir(parents=True)
+    (settings / "agent.toml").write_text("credentials = 'mine.pem'\n", encoding="utf-8")
+    before = tree(root)
+    with pytest.raises(InputError, match=r"mine\.pem: cannot be read"):
+        join(root, None)
+    assert tree(root) == before
+    (settings / "mine.pem").write_bytes(bundle.read_bytes())
+    (settings / "mine.pem").chmod(0o600)
+    join(root, None)
+    assert (settings / "agent.pem").read_bytes() == BUNDLE.encode()
+    assert parse((settings / "agent.toml").read_text(encoding="utf-8")) == {"credentials": "agent.pem"}
+
+
+def test_without_a_bundle_nothing_is_handed_over(root: Path, bundle: Path) -> None:
+    join(root, bundle)
+    (root / "etc/legion-iot/agent.pem").unlink()
+    with pytest.raises(InputError, match=r"agent\.pem: cannot be read"):
+        join(root, None)
+    (root / "etc/legion-iot/agent.toml").write_text("", encoding="utf-8")
+    join(root, None)  # for a broker without access rules
+    assert not (root / "etc/systemd/system/legion-agent.service.d/credentials.conf").exists()
+
+
 def test_values_go_into_any_text() -> None:
     assert with_values("", {"a": "x"}, "f") == 'a = "x"\n'
     with pytest.raises(InputError, match="f: no TOML"):
