@@ -2,7 +2,7 @@
 
 Half of what a ReLU makes is zero, and what is not looks like noise to any general compressor: `legion bench wire` puts
 this beside zlib, lz4 and zstd. Source: Rhu et al., "Compressing DMA Engine: Leveraging Activation Sparsity for Training
-Deep Neural Networks", HPCA 2018, section V-A, zero-value compression.
+Deep Neural Networks", HPCA 2018 (zero-value compression).
 
 The form: the element that is left out (which in quantised maps is the zero point, not 0), a bit for each element, most
 significant first, set where it is another one, and these others in their order. It comes back to the bit: an element
