@@ -64,17 +64,14 @@ class Presence:
         """The control connection is down."""
         self._claim.disconnected()
 
-    def caught_up(self) -> None:
-        """What is retained under the name has come."""
-        self._do(self._claim.looked())
-
     def seen(self, payload: bytes, retained: bool) -> None:
         """What somebody, ourselves perhaps, retains as the state of the agent of this name; empty where it is cleared.
 
         Raises ProtocolError where it cannot be read.
         """
         if payload:
-            self._do(self._claim.seen(codec.from_json(AgentState, payload), retained))
+            state = codec.from_json(AgentState, payload)
+            self._do(self._claim.seen(state.session, state.is_present, retained))
 
     def leave(self) -> None:
         """Say goodbye, unless the name is somebody else's; raises BrokerError where that cannot be sent."""
@@ -114,8 +111,6 @@ class Presence:
             case Next.ANNOUNCE:
                 self._announce_more()
                 self._announce_state()
-            case Next.LOOK:
-                self._links.catch_up([(self._topic, 1)])
             case Next.GIVE_UP:
                 raise NameTakenError(
                     f"another agent took the name {self._name!r}, so this one ends; give each a --name of its own"

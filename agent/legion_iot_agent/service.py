@@ -27,7 +27,7 @@ from legion_iot.runtime import agent as machine
 from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Outgoing, Undelivered
 from legion_iot.transport.link import SHOT_TIMEOUT, LinkProber, Shot
-from legion_iot.transport.pair import CaughtUp, ConnectionPair, PairEvent
+from legion_iot.transport.pair import ConnectionPair, PairEvent
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -212,8 +212,6 @@ class AgentService:
             case Disconnected(reason=reason):
                 self._presence.disconnected()
                 self._notifier.status(f"the link to {self._options.broker.endpoint} is lost: {reason}")
-            case CaughtUp():
-                self._presence.caught_up()
             case FragmentsArrived(sender=sender, fragments=fragments, received=received):
                 self._events.extend(
                     machine.FragmentArrived(sender, header, body, received) for header, body in fragments

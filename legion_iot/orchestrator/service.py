@@ -35,7 +35,7 @@ from legion_iot.runtime.name_claim import NameClaim, Next
 from legion_iot.runtime.shared import Shared
 from legion_iot.transport.connection import Connected, Disconnected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Undelivered
-from legion_iot.transport.pair import CaughtUp, ConnectionPair, PairEvent
+from legion_iot.transport.pair import ConnectionPair, PairEvent
 from legion_iot.transport.retained import read_retained
 from legion_iot.wire import codec
 from legion_iot.wire.bridge import BridgeResponse
@@ -238,8 +238,6 @@ class OrchestratorService:
             case Disconnected():
                 self._claim.disconnected()
                 self.models.tell(machine.LinkLost())
-            case CaughtUp():
-                self._follow(self._claim.looked())
             case FragmentsArrived(sender=sender, fragments=fragments):
                 for header, body in fragments:
                     self.models.tell(machine.FragmentArrived(sender, header, body))
@@ -309,22 +307,19 @@ class OrchestratorService:
             self._operators.taken(asked)
             self._receive_or_drop(asked.message)
 
-    # --- whose the group is: as an agent's name, the newest's ---
+    # --- whose the group is: as an agent's name ---
 
     def _see(self, message: Message) -> None:
         """What an orchestrator, ourselves perhaps, says of itself; raises ProtocolError."""
         if message.payload:
             state = codec.from_json(OrchestratorState, message.payload)
-            self._follow(self._claim.seen(AgentState(state.state, state.session), message.retain))
+            self._follow(self._claim.seen(state.session, state.state != "offline", message.retain))
 
     def _follow(self, what: Next) -> None:
-        state = self._topics.orchestrator_state()
         match what:
             case Next.ANNOUNCE:
-                self._retained.say_again(but=state)
+                self._retained.say_again(but=self._topics.orchestrator_state())
                 self._publish_phase()
-            case Next.LOOK:
-                self._links.catch_up([(state, 1)])
             case Next.GIVE_UP:
                 raise NameTakenError(
                     f"another orchestrator serves the group {self._topics.base!r}, so this one ends; "

@@ -11,7 +11,6 @@ import logging
 import queue
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from legion_iot.errors import BrokerError, ProtocolError
@@ -42,12 +41,7 @@ DATA_KEEP_ALIVE = 60.0
 DATA_LIMITS = QueueLimits(messages=65536, bytes=512 << 20)
 
 
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """All that was retained for the filters of `catch_up` has come."""
-
-
-PairEvent: TypeAlias = Connected | Disconnected | CaughtUp | Message | FragmentsArrived | Undelivered
+PairEvent: TypeAlias = Connected | Disconnected | Message | FragmentsArrived | Undelivered
 
 
 class ConnectionPair:
@@ -88,17 +82,6 @@ class ConnectionPair:
         except BaseException:
             self.close()
             raise
-
-    def catch_up(self, control: Sequence[tuple[str, int]]) -> None:
-        """Once more subscribe to what has been subscribed to, and have `CaughtUp` follow what is retained there.
-
-        A broker hands over what is retained for one subscription before it answers the next; that answer is awaited.
-        """
-        try:
-            self.control.subscribe(control)
-        except BrokerError as error:
-            log.warning("what is retained may come later: %s", error)
-        self._events.put(CaughtUp())
 
     @property
     def delivered(self) -> bool:

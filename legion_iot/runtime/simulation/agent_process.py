@@ -131,18 +131,10 @@ class AgentProcess(Participant):
                 self._publish_profile()
                 self._publish("state", AgentState("online", self.session))
                 self._claim.announced()
-            case Next.LOOK:
-                self._broker.look(self._client, TOPICS.agent(self.name, "state"), self._caught_up)
             case Next.GIVE_UP:
                 self._agenda.tell(f"{self.name} ends: another one took the name")
                 self._kept.names_lost += 1
                 self._end()
-
-    def _caught_up(self) -> None:
-        if self.frozen:
-            self._agenda.at(TICK, self._caught_up)
-        elif self.alive and self.linked:
-            self._claims(self._claim.looked())
 
     def _take(self, topic: str, payload: bytes, retained: bool) -> None:
         match TOPICS.parse(topic):
@@ -151,7 +143,8 @@ class AgentProcess(Participant):
             case AssignmentTopic():
                 self._add(agent.AssignmentArrived(codec.from_json(Assignment, payload)))
             case AgentTopic(kind="state"):
-                self._claims(self._claim.seen(codec.from_json(AgentState, payload), retained))
+                state = codec.from_json(AgentState, payload)
+                self._claims(self._claim.seen(state.session, state.is_present, retained))
             case AgentTopic(kind="command"):
                 self._add(agent.CommandArrived(codec.from_json(Command, payload)))
             case InboxTopic(sender=sender):

@@ -118,14 +118,6 @@ class Broker:
             self._deliver(client, session, topic, self.retained[topic], qos=1, retained=True)
         return True
 
-    def look(self, client: str, topic: str, then: Callable[[], None]) -> None:
-        """Send once more what is retained under the topic, and act when that has come."""
-        session = self._sessions[client]
-        if topic in self.retained:
-            self._deliver(client, session, topic, self.retained[topic], qos=1, retained=True)
-        arrived = max(session.received.get(topic, 0.0), self._agenda.now)
-        self._agenda.at(arrived - self._agenda.now, lambda: then() if self._sessions.get(client) is session else None)
-
     def disconnect(self, client: str) -> None:
         """The client has said goodbye, so that there is no will; what it has sent arrives."""
         if (session := self._sessions.pop(client, None)) is not None:
