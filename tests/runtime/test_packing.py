@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from legion_iot.planning.planners.balanced import balanced
 from legion_iot.planning.problem import Link
 from legion_iot.planning.routing import ORCHESTRATOR, route
-from legion_iot.runtime.assignment import assignment_of
+from legion_iot.runtime.assignment import assignments_of
 from legion_iot.runtime.packing import MARGIN, Party, pays, receivers_to_pack_for
 from legion_iot.wire.messages import AgentInfo, CodecSpeed, ModelReference
 from legion_iot.wire.zeros import CODEC, LEAST_RATIO
@@ -89,7 +89,8 @@ def test_nobody_packs_for_one_of_whom_too_little_is_known(unknown: Party) -> Non
 def test_an_assignment_says_for_whom() -> None:
     model = ModelReference("net", "0" * 64, 10)
     routing = route(NETWORK, balanced(NETWORK, dict.fromkeys(NAMES, 1.0), 3))
-    plain = assignment_of(1, model, routing, "ant")
-    packed = assignment_of(1, model, routing, "ant", pack_for=("bee",))
-    assert (plain.codec, plain.pack_for) == ("", ())
-    assert packed == dataclasses.replace(plain, codec=CODEC, pack_for=("bee",))
+    plain = assignments_of(1, model, routing)
+    packed = assignments_of(1, model, routing, packs={"ant": ("bee",)})
+    assert all((each.codec, each.pack_for) == ("", ()) for each in plain.values())
+    assert packed["ant"] == dataclasses.replace(plain["ant"], codec=CODEC, pack_for=("bee",))
+    assert [packed[name] for name in NAMES[1:]] == [plain[name] for name in NAMES[1:]]
