@@ -37,6 +37,7 @@ _PORT_TRIES = 5
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 1.0
 _LOG_TAIL = 2_000
+_KEPT = "persistence true\npersistence_location {}/\nautosave_interval 1"
 # What glibc's malloc is told: keep what a feature map needed, instead of giving it back to the kernel after every piece
 # and having each page cleared again. Measured: twice the bytes per second at QoS 0.
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
@@ -79,7 +80,8 @@ class MosquittoProcess:
     """One Mosquitto, alive inside `with`; `users` are clear passwords by name, `acl` is the text of an ACL file.
 
     With `certificate`, files of a certificate and its key in PEM, it speaks TLS and nothing else. Anonymous clients
-    are accepted on loopback only, unless `anonymous` says so (an isolated network of a lab).
+    are accepted on loopback only, unless `anonymous` says so (an isolated network of a lab). What is `persistent`
+    outlives `kill`, but for its last second.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class MosquittoProcess:
         limits: BrokerLimits = DEFAULT_LIMITS,
         anonymous: bool | None = None,
         certificate: tuple[Path, Path] | None = None,
+        persistent: bool = False,
     ) -> None:
         found = binary or find_mosquitto()
         if found is None:
@@ -107,6 +110,7 @@ class MosquittoProcess:
         self._acl = acl
         self._limits = limits
         self._certificate = certificate
+        self._persistent = persistent
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -127,7 +131,9 @@ class MosquittoProcess:
         if self._child is not None:
             raise BrokerError("mosquitto is running already: stop it first")
         with uninterrupted():
-            self._directory = tempfile.TemporaryDirectory(prefix="legion-mosquitto-", dir=_place_for_files())
+            self._directory = self._directory or tempfile.TemporaryDirectory(
+                prefix="legion-mosquitto-", dir=_place_for_files()
+            )
         try:
             tries = 1 if self._port else _PORT_TRIES
             for attempt in range(1, tries + 1):
@@ -149,6 +155,14 @@ class MosquittoProcess:
             if self._directory is not None:
                 self._directory.cleanup()
                 self._directory = None
+
+    def kill(self) -> None:
+        """End it by force, without a word to anybody; `start` begins it again on the same port, `stop` tidies up."""
+        with uninterrupted():
+            child, self._child = self._child, None
+            if child is not None:
+                child.kill()
+                child.wait(STOP_SECONDS)
 
     def __enter__(self) -> MosquittoProcess:
         self.start()
@@ -208,6 +222,7 @@ class MosquittoProcess:
             host=self._host,
             family="ipv6" if ":" in self._host else "ipv4",
             access="\n".join(access),
+            persistence=_KEPT.format(directory / "data") if self._persistent else "persistence false",
             user_line=f"user {account.pw_name}" if account else "",
             max_packet_bytes=self._limits.packet_bytes,
             max_queued_bytes=self._limits.queue_bytes,
@@ -217,6 +232,7 @@ class MosquittoProcess:
             path = directory / name
             path.write_text(text, encoding="utf-8")
             path.chmod(0o600)
+        (directory / "data").mkdir(exist_ok=True)
         if account:  # The directory is private, so it must belong to whom Mosquitto becomes.
             for path in (directory, *directory.iterdir()):
                 os.chown(path, account.pw_uid, account.pw_gid)

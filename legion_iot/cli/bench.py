@@ -144,6 +144,29 @@ def wire(
     show(report, as_json)
 
 
+@app.command("faults")
+def faults(
+    fault: list[str] | None = typer.Option(None, "--fault", help="Only this one; may be given several times."),
+    soak: float = typer.Option(0.0, "--soak", help="For so many minutes, one fault after the other by turns."),
+    quick: bool = typer.Option(False, "--quick", help="Fewer faults; under 50 s on two cores."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """What becomes of requests when agents, the orchestrator or the broker are killed, links cut, and more.
+
+    Example: legion bench faults --fault kill-agent
+    """
+    from legion_iot.bench.faults import bench  # noqa: PLC0415 — loads numpy and the runtime
+    from legion_iot.bench.faults.trial import FULL, QUICK  # noqa: PLC0415
+
+    wanted = bench.chosen(fault or [], quick, soak)
+    with progress_line(quiet=as_json) as progress:
+        report = bench.run(wanted, soak, QUICK if quick else FULL, progress)
+    if not as_json:
+        for line in bench.lines(report):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+    show(report, as_json)
+
+
 def show(report: BenchReport, as_json: bool) -> None:
     """Print the report; exits 1 where a check falls short."""
     if as_json:

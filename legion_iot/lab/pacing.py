@@ -37,6 +37,7 @@ class Wire:
     loss: float = 0.0
     random: random.Random = field(default_factory=lambda: random.Random(0))
     free_at: float = -math.inf
+    is_cut: bool = False  # nothing goes onto it, and nothing arrives
 
     @property
     def piece(self) -> int:
@@ -49,7 +50,7 @@ class Wire:
         return max(256 << 10, int(2 * (self.rate or 125e6) * self.delay))
 
     def is_free(self, now: float) -> bool:
-        return self.free_at <= now
+        return self.free_at <= now and not self.is_cut
 
     def send(self, count: int, now: float) -> float:
         """Put bytes onto a free wire; the time at which they have arrived."""

@@ -31,6 +31,7 @@ MOST_LATENESS = 0.0005
 OWN_DELAY = 0.0001  # seconds that relaying takes by itself, about, on a desktop machine
 _BACKLOG = 16
 _PR_SET_TIMERSLACK = 29
+_CHANGED, _END = b"c", b"e"  # what wakes the thread
 
 Endpoint = tuple[str, int]
 
@@ -53,7 +54,7 @@ class _Flow:
         return not self.ended and self.queued < self.wire.held and self.wire.is_free(now)
 
     def due(self) -> float:
-        return self.queue[0][0] if self.queue and not self.blocked else math.inf
+        return self.queue[0][0] if self.queue and not self.blocked and not self.wire.is_cut else math.inf
 
     def receive(self, now: float) -> None:
         """Put one piece onto the wire; raises OSError."""
@@ -73,7 +74,7 @@ class _Flow:
     def deliver(self, now: float) -> None:
         """Hand over what has arrived; raises OSError."""
         self.blocked = False
-        while self.queue and self.queue[0][0] <= now:
+        while self.due() <= now:
             arrival, data = self.queue.popleft()
             if not data:
                 self.closed = True
@@ -96,6 +97,7 @@ class _Listener:
     upstream: Endpoint
     up: Wire
     down: Wire
+    port: int
 
 
 class Proxy:
@@ -118,7 +120,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.write(self._waker, b"x")
+        os.write(self._waker, _END)
         self._thread.join(STOP_TIMEOUT)
         for sock in [each.sock for each in self._listeners] + [flow.source for flow in self._flows]:
             sock.close()
@@ -140,9 +142,22 @@ class Proxy:
             except OSError as error:
                 raise BrokerError(f"no port on {host} for a device's link ({error.strerror}); end other labs") from None
             sock.setblocking(False)
-            self._listeners.append(_Listener(sock, upstream, up, down))
             ports.append(int(sock.getsockname()[1]))
+            self._listeners.append(_Listener(sock, upstream, up, down, ports[-1]))
         return ports
+
+    def change(self, port: int, *, cut: bool | None = None, delay: float | None = None) -> None:
+        """Cut or mend a device's link, or give it another delay (seconds one way); from any thread, while it runs.
+
+        A link that is cut says nothing, like a cable that is pulled out: connections stay open, and what is under way
+        waits, as what TCP sends again would.
+        """
+        for listener in self._listeners:
+            if listener.port == port:
+                for wire in (listener.up, listener.down):
+                    wire.is_cut = wire.is_cut if cut is None else cut
+                    wire.delay = wire.delay if delay is None else delay
+        os.write(self._waker, _CHANGED)
 
     def _run(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # Linux lets a sleeper lie 50 µs longer; not this one
@@ -173,7 +188,7 @@ class Proxy:
                 self._accept(accepting[sock])
             elif sock in wanting and wanting[sock].wants(now):
                 self._do(wanting[sock], wanting[sock].receive, now)
-        return self._wake in readable
+        return self._wake in readable and _END in os.read(self._wake, 4096)
 
     def _patience(self, now: float) -> float:
         """Seconds until something arrives or a busy wire is free."""

@@ -17,6 +17,7 @@ import pytest
 from legion_iot.bench.transport_tls import certificate
 from legion_iot.errors import BrokerError
 from legion_iot.transport.paho import PahoConnection
+from legion_iot.transport.retained import read_retained
 from legion_iot_broker import mosquitto as mosquitto_module
 from legion_iot_broker.embedded import EmbeddedBroker
 from legion_iot_broker.launch import local_broker
@@ -171,3 +172,22 @@ def test_it_can_be_started_again() -> None:
     broker.stop()
     assert broker.start() == port
     broker.stop()
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_killed_mosquitto_comes_back_where_it_was(persistent: bool) -> None:
+    require_mosquitto()
+    with MosquittoProcess(persistent=persistent) as broker:
+        address = broker.address
+        first = PahoConnection(address, "first", lambda event: None)
+        first.open(PATIENCE)
+        first.publish("kept/here", b"for ever", retain=True)
+        assert first.flush(PATIENCE)
+        first.close()
+        time.sleep(2.5)  # it saves once a second what is to persist
+        pid = broker.pid
+        broker.kill()
+        until_dead(pid)
+        assert broker.start() == address
+        found = read_retained(address, "second", ["kept/#"])
+        assert [message.payload for message in found] == ([b"for ever"] if persistent else [])
