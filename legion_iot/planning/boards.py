@@ -65,7 +65,10 @@ class Board:
         return seconds
 
     def speeds(self) -> Speeds:
-        """Floating point operations per second by arithmetic class, and under "" for all arithmetic together."""
+        """Floating point operations per second by arithmetic class, and under "" for all arithmetic together.
+
+        Blocks with units that were never measured alone tell of all arithmetic only.
+        """
         flops: dict[str, float] = {}
         seconds: dict[str, float] = {}
         for signature in self.laws.keys() & self._layers.keys():
@@ -73,6 +76,12 @@ class Board:
             for name in (layer.kind, ""):
                 flops[name] = flops.get(name, 0.0) + layer.total * layer.rows
                 seconds[name] = seconds.get(name, 0.0) + self.laws[signature].seconds(layer.rows)
+        for block in self.blocks:
+            if not all(unit in self._layers for unit in block.units) or all(unit in self.laws for unit in block.units):
+                continue
+            rows = zip(block.units, block.rows, strict=True)
+            flops[""] = flops.get("", 0.0) + sum(self._layers[unit].total * count for unit, count in rows)
+            seconds[""] = seconds.get("", 0.0) + block.seconds
         return {name: flops[name] / max(seconds[name], LEAST_SECONDS) for name in flops}
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from legion_iot.model.blocks import Network
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.routing import ORCHESTRATOR, Routing, Transfer
+from legion_iot.runtime.drift import Tempo
 from legion_iot.runtime.exchange import Exchange, tensor_forms
 from legion_iot.runtime.progress import Dependencies, Pace
 from legion_iot.runtime.replicas import Replicas
@@ -49,6 +50,7 @@ class Epoch:
     ready: dict[str, float] = field(default_factory=dict)  # when
     timings: dict[tuple[int, str], deque[TileTiming]] = field(default_factory=dict)
     packs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    tempos: dict[str, Tempo] = field(default_factory=dict)
 
     @property
     def loading(self) -> list[str]:

@@ -30,8 +30,9 @@ from dataclasses import replace
 
 from legion_iot.errors import ProtocolError
 from legion_iot.planning.planners.balanced import MakePlan
-from legion_iot.runtime import failover
+from legion_iot.runtime import drift, failover
 from legion_iot.runtime.campaign import Member
+from legion_iot.runtime.drift import Tempo
 from legion_iot.runtime.epochs import Epoch
 from legion_iot.runtime.exchange import NanFragmentError, UnplannedFragmentError
 from legion_iot.runtime.failover import exclude, lose
@@ -183,6 +184,7 @@ def _timing(state: State, agent: str, record: AgentRecord, timing: TileTiming, n
     force = state.epochs.force
     if force is not None and timing.epoch == force.number and (timing.step, agent) in force.dependencies.sources:
         force.keep(agent, timing)
+        force.tempos.setdefault(agent, Tempo()).note(timing.step, timing.seconds, now)
         failover.worked(record, now)
     elif timing.request not in state.requests.under_way:
         state.dropped += 1
@@ -218,7 +220,24 @@ def _fragment(state: State, event: FragmentArrived, now: float) -> list[Effect]:
         return []
 
 
+def _note_drift(state: State, now: float) -> None:
+    """Take devices that have changed for good for what they are now; the plan follows from that."""
+    force = state.epochs.force
+    if force is None or state.epochs.building is not None or state.selection.campaign is not None:
+        return
+    for name, tempo in force.tempos.items():
+        record = state.agents[name]
+        change = tempo.change()
+        if change is None or record.info is None or now - record.changed_at < drift.pause(record.changes):
+            continue
+        record.slowdown = drift.rounded(record.slowdown * change)
+        record.changes, record.changed_at = record.changes + 1, now
+        state.selection.drifted(record.info.board_class, record.slowdown)
+        force.tempos[name] = Tempo()
+
+
 def _deadlines(state: State, now: float) -> list[Effect]:
+    _note_drift(state, now)
     effects = [*state.requests.deadlines(now, state.detail), *failover.late(state, now)]
     if (found := state.selection.campaign) is not None:
         effects += do(state, state.selection.after(found.tick(now, bool(state.shared.under_way)), now), now)
@@ -297,7 +316,7 @@ def _describe(state: State, lacking: Sequence[str], members: Sequence[str]) -> t
 def _member(state: State, name: str) -> Member:
     record = state.agents[name]
     assert record.info is not None
-    return Member(name, record.info.board_class, record.info.memory_bytes, record.link)
+    return Member(name, drift.class_of(record.info.board_class, record.slowdown), record.info.memory_bytes, record.link)
 
 
 def _profiling_detail(state: State) -> str:

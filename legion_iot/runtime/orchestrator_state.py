@@ -30,7 +30,8 @@ class AgentRecord:
     `task` is what it was told to do, `busy_since` when. It gets no work while it is `excluded` or `suspected`, each the
     reason, nor once it is `draining`. `worked_at` is when it last reported a step; `patience` is how much more time
     than others it is given, `suspected_at` when it last had too little; `strikes` counts requests that it has failed,
-    not long ago, and `sound` the steps since.
+    not long ago, and `sound` the steps since. It has become `slowdown` times slower than its class, in so many
+    `changes`, the last of them at `changed_at`.
     """
 
     session: str = ""
@@ -47,6 +48,9 @@ class AgentRecord:
     patience: float = 1.0
     strikes: int = 0
     sound: int = 0
+    slowdown: float = 1.0
+    changes: int = 0
+    changed_at: float = -math.inf
     assigned: int = 0  # the epoch of the last assignment that gave it steps, as long as that is retained
 
     @property

@@ -24,6 +24,7 @@ from legion_iot.planning.planners.balanced import MakePlan, speeds
 from legion_iot.planning.problem import Device, Group, Link, Objective
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Samples
+from legion_iot.runtime import drift
 from legion_iot.runtime.campaign import Action, Campaign, Effort, Finished, Member, TryPlan
 from legion_iot.runtime.orchestrator_events import RequestEnded
 from legion_iot.runtime.shared import Shared
@@ -57,6 +58,7 @@ class Selection:
         self.doubts: dict[str, str] = {}
         self._network, self._make_plan, self._objective, self._wire = network, make_plan, objective, wire
         self._members: tuple[Member, ...] = ()
+        self._of_late = Samples()
         self._chosen: Plan | None = None
         self._begun = 0.0
 
@@ -72,7 +74,7 @@ class Selection:
         self._members, self.waits, self._begun = members, False, now  # with links as they were measured meanwhile
         shared = self.shared
         self.campaign = Campaign(
-            self._network, members, shared.samples, shared.own_link, shared.numbers, self._objective, self._wire
+            self._network, members, self._known, shared.own_link, shared.numbers, self._objective, self._wire
         )
         return self.after(self.campaign.begin(now), now)
 
@@ -96,7 +98,7 @@ class Selection:
     def predictor(self) -> Predictor:
         """What samples say of the members; raises AgentError where there are none."""
         devices = tuple(Device(m.name, m.board, m.link or ASSUMED, m.memory_bytes) for m in self._members)
-        return Predictor(self._network, Group(devices, self.shared.own_link or ASSUMED), self.shared.samples)
+        return Predictor(self._network, Group(devices, self.shared.own_link or ASSUMED), self._known)
 
     def _by_known_speeds(self) -> Plan:
         """Raises AgentError where the plan is none for these members."""
@@ -107,12 +109,24 @@ class Selection:
 
     # --- what happens ---
 
+    def drifted(self, board: str, slowdown: float) -> None:
+        """A device of a class has become so many times slower: what is known of the class holds for it so changed.
+
+        This is not kept for later: another time, the device is as it was.
+        """
+        self._of_late = self._of_late.merge(drift.scaled(self.shared.samples, board, slowdown))
+
+    @property
+    def _known(self) -> Samples:
+        """All that is known of devices, as they are now."""
+        return self.shared.samples.merge(self._of_late) if self._of_late else self.shared.samples
+
     def learn(self, agent: str, profile: Profile) -> Link | None:
         """What an agent knows of its class of board; returns its link, as it can be."""
         found = Samples.of(sample for sample in profile.samples if sample.board == profile.board)
         self.shared.samples = self.shared.samples.merge(found)
         if self.campaign is not None:
-            self.campaign.samples = self.shared.samples
+            self.campaign.samples = self._known
         if found.doubts:
             self.doubts[agent] = next(iter(found.doubts.values()))
         if profile.link is None or bounded(profile.link) == profile.link:
@@ -123,7 +137,11 @@ class Selection:
     def after(self, actions: list[Action], now: float) -> list[Action]:
         """What the campaign wants of others, from all it wants."""
         assert self.campaign is not None
-        self.shared.samples = self.campaign.samples
+        if self._of_late:
+            self._of_late = self.campaign.samples
+            self.shared.samples = self.shared.samples.merge(drift.lasting(self.campaign.samples))
+        else:
+            self.shared.samples = self.campaign.samples
         if ORCHESTRATOR not in self.campaign.doubts:  # else it is only assumed, and worth another try
             self.shared.own_link = self.campaign.links.get(ORCHESTRATOR)
         self.doubts |= self.campaign.doubts

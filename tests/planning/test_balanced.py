@@ -14,8 +14,11 @@ from legion_iot.model.blocks import Network, divide, region_flops
 from legion_iot.model.builder import GraphBuilder
 from legion_iot.model.cut import tile_regions
 from legion_iot.model.geometry import Interval, Region
+from legion_iot.model.synthetic import NETWORKS as PUBLISHED
+from legion_iot.planning.costs import Predictor
 from legion_iot.planning.plan import check
-from legion_iot.planning.planners.balanced import BANDWIDTH, balanced
+from legion_iot.planning.planners.balanced import BANDWIDTH, balanced, speeds, whole_runs
+from legion_iot.planning.problem import Device, Group, Link, PlanRun, Problem, Reading, TileRun
 from legion_iot.planning.routing import route
 from legion_iot.planning.strips import strips
 from tests.runtime.networks import NETWORKS
@@ -118,3 +121,19 @@ def test_one_unit_and_more_agents_than_rows() -> None:
 def test_without_agents_there_is_no_plan() -> None:
     with pytest.raises(AgentError):
         balanced(NETWORKS["chain"], {})
+
+
+@pytest.mark.parametrize("speed", [2e8, 2e9, 5e10])
+@pytest.mark.parametrize("name", ["vgg16", "mobilenet-v2"])
+def test_speeds_differ_as_runs_of_the_whole_network_do_where_nothing_else_was_measured(name: str, speed: float) -> None:
+    network, link = divide(PUBLISHED[name](0)), Link(0.001, 1e7, 1e7)
+    true = {"ant": speed, "bee": speed / 3}
+    problem = Problem(network, Group((Device("ant", "fast", link), Device("bee", "slow", link)), link))
+    times = {}
+    for wish in whole_runs(problem):
+        assert not isinstance(wish, PlanRun)
+        part = 0.98 if isinstance(wish, TileRun) else 0.02
+        times[wish] = Reading(part * network.flops / true[wish.device])
+    found = speeds(Predictor.of(problem).with_readings(times))
+    assert found["ant"] / found["bee"] == pytest.approx(3, rel=0.01)
+    assert found["ant"] == pytest.approx(speed, rel=1.5)

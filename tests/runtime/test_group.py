@@ -314,3 +314,34 @@ def _check_recovery(group: Group, seed: int) -> None:
     for request in group.requests.asked:
         if request in requests or not group.ended[request].error:
             group.check_answer(request)
+
+
+def _rows_of(group: Group, agent: str) -> int:
+    assert group.state.plan is not None
+    return sum(
+        len(tile.region.rows) for block in group.state.plan.blocks for tile in block.tiles if tile.agent == agent
+    )
+
+
+def test_a_device_that_becomes_slower_for_good_gets_less_to_do_and_the_group_does_not_flap() -> None:
+    group = Group(NETWORKS["chain"], least_agents=2, make_plan=at_least(2))
+    group.start("ant")
+    bee = group.start("bee")
+    group.run_until("serving")
+    epoch, before = group.state.epoch, _rows_of(group, "bee")
+
+    def serve(seconds: int) -> None:
+        for _ in range(2 * seconds):
+            group.ask()
+            group.run(0.5)
+
+    serve(60)
+    assert group.state.epoch == epoch, "nothing has changed"
+    bee.behaviour.speed /= 5
+    serve(90)
+    assert 0 <= _rows_of(group, "bee") < before
+    assert group.state.agents["bee"].slowdown == pytest.approx(5.0, rel=0.2)
+    assert group.state.agents["ant"].slowdown == 1.0
+    assert group.state.agents["bee"].changes == 1
+    assert all(not ended.error for ended in group.ended.values())
+    assert not any("of late" in board for board in group.state.shared.samples.boards), "that is not kept"
