@@ -60,24 +60,20 @@ def install(wanted: Wanted, say: Say) -> None:
     text = with_values(present, {**wanted.values, **credentials}, str(service.settings))
     if not service.is_here and not (service.root / scripts.lstrip("/") / program_name(service)).exists():
         say(f"note: {scripts}/{program_name(service)} is not there yet: install legion-iot on that system")
-    files = [
-        NewFile(service.settings, text.encode(), 0o644),
-        NewFile(service.unit, unit_text(service, scripts, systemctl.version()).encode(), 0o644),
-    ]
+    files = {service.settings: text, service.unit: unit_text(service, scripts, systemctl.version())}
     if bundle is not None:
-        files += [
-            NewFile(service.bundle, bundle[1].encode(), 0o600),
-            NewFile(service.drop_in, credentials_text(service).encode(), 0o644),
-        ]
+        files |= {service.bundle: bundle[1], service.drop_in: credentials_text(service)}
     with tried(service, text, bundle, start) as (settings, address), contextlib.ExitStack() as stack:
         watched = None
         if start and address is not None:
             watched = stack.enter_context(watch(address, settings[BASE_TOPIC], _name(settings)))
             say(f"{address.endpoint} lets {_name(settings)} in")
-        _write(files)
+        _write(
+            [NewFile(path, text.encode(), 0o600 if path == service.bundle else 0o644) for path, text in files.items()]
+        )
         if bundle is None:
             _remove(service.drop_in)  # of a bundle that is gone
-        say(f"written: {', '.join(str(file.path) for file in files)}")
+        say(f"written: {', '.join(map(str, files))}")
         if service.is_here and wanted.start:
             systemctl.reload()
         systemctl.enable()
