@@ -6,8 +6,6 @@ Whatever is started here ends with the `ExitStack` it was put on.
 from __future__ import annotations
 
 import contextlib
-import queue
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,15 +16,15 @@ from legion_iot.lab.processes import Agent, AgentStart, agent_processes
 from legion_iot.lab.running import LabAgent, running_lab
 from legion_iot.lab.spec import LabSpec
 from legion_iot.lab.state import LabState
-from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
+from legion_iot.transport.connection import BrokerAddress
 from legion_iot.transport.paho import PahoConnection
+from legion_iot.transport.retained import read_retained
 from legion_iot.wire import codec
 from legion_iot.wire.messages import AgentState, OrchestratorState
 from legion_iot.wire.topics import AGENT_KINDS, AgentTopic, Topics
 from legion_iot_broker.launch import RunningBroker, local_broker
 
 Progress = Callable[[str], None]
-RETAINED_SECONDS = 1.0  # until all that a broker keeps has come: it says nothing where it keeps nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,36 +114,18 @@ def _check_reachable(address: BrokerAddress, topics: Topics) -> None:
 def _check_idle(orchestrator: BrokerAddress, client: BrokerAddress, topics: Topics) -> None:
     """Raises UsageError where the group is at work: the demonstration's orchestrator would push out the one there."""
     at_work: list[str] = []
-    for message in _retained(orchestrator, topics, topics.agent("+", "state")):
+    for message in read_retained(orchestrator, f"{topics.base}-check", [topics.agent("+", "state")]):
         place = topics.parse(message.topic)
         if isinstance(place, AgentTopic) and codec.from_json(AgentState, message.payload).is_present:
             at_work.append(place.agent)
     at_work.sort()
-    for message in _retained(client, topics, topics.orchestrator_state()):
+    for message in read_retained(client, f"{topics.base}-check", [topics.orchestrator_state()]):
         if codec.from_json(OrchestratorState, message.payload).state != "offline":
             at_work.append("the orchestrator")
     if at_work:
         raise UsageError(
             f"the group {topics.base!r} is at work ({', '.join(at_work)}): stop it, or make bundles of another group"
         )
-
-
-def _retained(address: BrokerAddress, topics: Topics, pattern: str) -> list[Message]:
-    """What the broker keeps there."""
-    events: queue.SimpleQueue[TransportEvent] = queue.SimpleQueue()
-    connection = PahoConnection(address, f"{topics.base}-check", events.put)
-    connection.open(10.0)
-    try:
-        connection.subscribe([(pattern, 1)])
-        time.sleep(RETAINED_SECONDS)
-    finally:
-        connection.close()
-    found = []
-    while not events.empty():
-        event = events.get()
-        if isinstance(event, Message) and event.payload:
-            found.append(event)
-    return found
 
 
 def _clear_retained(address: BrokerAddress, topics: Topics, retained: Sequence[str]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import queue
+import contextlib
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +14,11 @@ from legion_iot.planning.problem import Device, Group, Link
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Samples
 from legion_iot.profiles import MEASUREMENTS, ProfileFile
-from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
-from legion_iot.transport.paho import PahoConnection
+from legion_iot.transport.connection import BrokerAddress, Message
+from legion_iot.transport.retained import read_retained
 from legion_iot.wire import codec
 from legion_iot.wire.messages import AgentInfo, AgentState, Profile
 from legion_iot.wire.topics import AgentTopic, Topics
-
-OPEN_TIMEOUT = 10.0  # seconds
-QUIET = 0.5  # seconds without a message after which all that is retained has come
-LONGEST = 20.0  # seconds for all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,36 +56,15 @@ def read_group(address: BrokerAddress, base_topic: str = "legion", state_directo
 
     Raises BrokerError where the broker cannot be used, AgentError where no agent is online.
     """
-    topics, messages = Topics(base_topic), queue.SimpleQueue[Message]()
-
-    def on_event(event: TransportEvent) -> None:
-        if isinstance(event, Message):
-            messages.put(event)
-
-    connection = PahoConnection(address, f"legion-reader-{secrets.token_hex(4)}", on_event)
-    connection.open(OPEN_TIMEOUT)
-    try:
-        connection.subscribe([(topics.agent("+", kind), 1) for kind in ("profile", "info", "state")])
-        retained = _collect(topics, messages)
-    finally:
-        connection.close()
+    topics = Topics(base_topic)
+    said = [topics.agent("+", kind) for kind in ("profile", "info", "state")]
+    retained = Retained()
+    for message in read_retained(address, f"legion-reader-{secrets.token_hex(4)}", said):
+        with contextlib.suppress(ProtocolError):  # of another version, or nobody's; the orchestrator says so
+            retained.take(topics, message)
     path = None if state_directory is None else state_directory / MEASUREMENTS
     known = ProfileFile(path, address.endpoint)
     return live_group(retained, known.samples, known.link)
-
-
-def _collect(topics: Topics, messages: queue.SimpleQueue[Message]) -> Retained:
-    retained, end = Retained(), time.monotonic() + LONGEST
-    while time.monotonic() < end:
-        try:
-            message = messages.get(timeout=QUIET)
-            if message.payload:  # else it was cleared just now
-                retained.take(topics, message)
-        except queue.Empty:
-            break
-        except ProtocolError:
-            continue  # of another version, or nobody's; the orchestrator says so
-    return retained
 
 
 def live_group(retained: Retained, samples: Samples, own_link: Link | None) -> LiveGroup:
