@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import zeroconf
 from zeroconf import ServiceInfo, Zeroconf
 
 from legion_iot.configuration.programs import BROKER, address, configured
@@ -67,6 +69,19 @@ def test_auto_is_looked_for_when_it_is_needed(monkeypatch: pytest.MonkeyPatch, t
     settings, read = configured("agent", {"broker": "auto", "credentials": str(bundle)}, {}, Path("/dev/null"))
     assert settings[BROKER] == "auto"
     assert str(address(settings, read)) == "mqtts://ant@shelf.local:7"
+
+
+def test_a_sandbox_that_hides_the_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def refusing(interfaces: object) -> Zeroconf:
+        asked.append(interfaces)
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(zeroconf, "Zeroconf", refusing)
+    with pytest.raises(BrokerError, match="cannot be asked for a broker"):
+        find("legion")
+    assert asked == [zeroconf.InterfaceChoice.All, zeroconf.InterfaceChoice.Default]
 
 
 def test_without_the_extra_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
