@@ -47,6 +47,8 @@ def lose(state: State, agent: str, what: str, now: float) -> list[Effect]:
     """Nothing is to be expected of an agent any more: what needs it is begun again."""
     force = state.epochs.force
     broken = state.epochs.lose(agent)
+    if state.alone is not None and agent in state.alone.agents:
+        state.alone = None
     # Agents are about to load another plan: of the two that they hold, only the one that was in force stays.
     failed = [
         each

@@ -317,6 +317,18 @@ def test_what_cannot_be_loaded_beside_is_loaded_alone_and_only_then_left_out() -
     assert state.members() == ["bee"]
 
 
+def test_a_plan_that_is_to_be_loaded_alone_is_none_any_more_without_one_of_its_agents() -> None:
+    state = serving("ant")
+    tell(state, request(state, "r"))
+    tell(state, *online("bee"))
+    assert of(tell(state, machine.ReportArrived("ant", Failed(state.epoch, "", "no memory"))), machine.Assign) == []
+    assert state.alone is not None
+    tell(state, machine.AgentStateArrived("bee", AgentState("offline", "s1")))
+    assert state.alone is None
+    assert state.plan is not None
+    assert state.plan.agents == ("ant",)
+
+
 def failed(state: machine.State, agent: str, attempt: int, **how: Any) -> list[machine.Effect]:
     return tell(state, machine.ReportArrived(agent, Failed(state.epoch, "r", "burns", attempt=attempt, **how)))
 
