@@ -181,7 +181,7 @@ def _report(state: State, event: ReportArrived, now: float) -> list[Effect]:
 
 
 def _timing(state: State, agent: str, record: AgentRecord, timing: TileTiming, now: float) -> list[Effect]:
-    force = state.epochs.force
+    force, worked_before = state.epochs.force, record.worked_at
     if force is not None and timing.epoch == force.number and (timing.step, agent) in force.dependencies.sources:
         force.keep(agent, timing)
         force.tempos.setdefault(agent, Tempo()).note(timing.step, timing.seconds, now)
@@ -189,7 +189,7 @@ def _timing(state: State, agent: str, record: AgentRecord, timing: TileTiming, n
     elif timing.request not in state.requests.under_way:
         state.dropped += 1
         return []
-    state.requests.computed(agent, timing, now)
+    state.requests.computed(agent, timing, worked_before, now)
     return []
 
 

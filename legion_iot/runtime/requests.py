@@ -166,8 +166,12 @@ class Requests:
         values = tuple(outputs[t].reshape(graph.tensors[t].shape) for t in graph.outputs)
         return self.end(request, now, outputs=values)
 
-    def computed(self, agent: str, timing: TileTiming, now: float) -> None:
-        """What an agent took for a step, if that can be."""
+    def computed(self, agent: str, timing: TileTiming, worked_before: float, now: float) -> None:
+        """What an agent took for a step, if that can be; it had done another one at `worked_before`.
+
+        What it did before that is not counted, as it is not when the agent is late: else a burst of requests, each of
+        which waits for those before it, would leave long deadlines behind.
+        """
         request = self.under_way.get(timing.request)
         if request is None or request.epoch is None or request.progress is None:
             return
@@ -178,7 +182,7 @@ class Requests:
         task = timing.step, agent
         waited = request.progress.reported(task, now)
         if waited is not None:
-            request.epoch.pace.seen(task, waited)
+            request.epoch.pace.seen(task, min(waited, now - worked_before))
 
     def awaited(self) -> Iterator[tuple[Request, tuple[int, str], float]]:
         """The tasks that requests under way wait for, and since when."""

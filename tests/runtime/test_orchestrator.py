@@ -17,6 +17,7 @@ from legion_iot.runtime import failover
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.epochs import TIMINGS
 from legion_iot.runtime.exchange import TensorForm, tensor_forms
+from legion_iot.runtime.progress import FACTOR
 from legion_iot.runtime.requests import REQUEST_TIMEOUT
 from legion_iot.runtime.shared import Shared
 from legion_iot.wire.messages import (
@@ -419,6 +420,16 @@ def test_who_is_silent_for_too_long_gets_no_work_until_it_is_heard_of_and_then_h
     tell(state, machine.MetricsArrived("bee", METRICS), now=now)
     assert state.members() == ["ant", "bee"]
     assert state.agents["bee"].patience == 2.0
+
+
+def test_requests_that_wait_for_each_other_do_not_make_deadlines_longer() -> None:
+    state = serving("ant")
+    tell(state, *(request(state, f"r{number}") for number in range(4)))
+    for number in range(4):  # a second for each, of which the last one has waited for four
+        report = machine.ReportArrived("ant", TileTiming(state.epoch, f"r{number}", 0, 1.0, 0))
+        tell(state, report, now=START + 1.0 + number)
+    assert state.epochs.force is not None
+    assert state.epochs.force.pace.allowed((0, "ant")) == pytest.approx(FACTOR)
 
 
 @pytest.mark.parametrize("why", ["link", "pause", "all"])
