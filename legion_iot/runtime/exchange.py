@@ -20,7 +20,10 @@ from legion_iot.wire.messages import Fragment, PeerRegion
 from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.tensors import Array, Assembly, has_nan, read_fragment, region_of
 
-MAX_REQUESTS = 16  # with unfinished steps, for each replica; beyond it the one is dropped that was silent for longest
+# Requests with unfinished steps, for each replica; beyond it the one is dropped that was silent for longest.
+MAX_REQUESTS = 16
+FEW_REQUESTS = 4  # for each replica, as many as may be under way: the bytes of more are limited
+MOST_BYTES = 64 << 20  # of inputs that are not complete, of more requests than these few
 REMEMBERED = 256  # ended attempts whose late fragments are still recognised
 
 
@@ -72,6 +75,11 @@ class _Request:
     steps: set[int]
     inputs: dict[int, dict[int, Assembly]] = field(default_factory=dict)
 
+    @property
+    def bytes(self) -> int:
+        """What its incomplete inputs take."""
+        return sum(part.values.nbytes for parts in self.inputs.values() for part in parts.values())
+
 
 class Exchange:
     """The regions one participant collects in one epoch.
@@ -104,12 +112,19 @@ class Exchange:
             if needed is None or region_of(part.region) not in needed or part.tensor not in forms:
                 raise ProtocolError(f"step {part.step} does not need {part.region} of tensor {part.tensor}")
             self._expected.setdefault((part.peer, part.step, part.tensor), []).append(region_of(part.region))
-        self._most_requests = MAX_REQUESTS * len(set(self._replicas.values()))
+        replica_count = len(set(self._replicas.values()))
+        self._most_requests, self._few_requests = MAX_REQUESTS * replica_count, FEW_REQUESTS * replica_count
+        self._bytes = 0
         self._requests: OrderedDict[Attempt, _Request] = OrderedDict()
         self._ended: deque[Attempt] = deque(maxlen=REMEMBERED)
 
     def __len__(self) -> int:
         return len(self._requests)
+
+    @property
+    def bytes(self) -> int:
+        """What the inputs that are not complete take."""
+        return self._bytes
 
     def put_fragment(self, sender: str, header: Fragment, body: memoryview) -> dict[int, Array] | None:
         """Take in a fragment; the step's inputs by tensor when this made them complete, else None.
@@ -158,8 +173,6 @@ class Exchange:
         if held is None:
             held = _Request(replica, {other for other, of in self._replicas.items() if of == replica})
             self._requests[attempt] = held
-            if len(self._requests) > self._most_requests:
-                self.forget(next(iter(self._requests)))
         elif held.replica != replica:
             message = f"request {attempt.request} goes through replica {held.replica}, step {step} is of {replica}"
             raise ProtocolError(message)
@@ -168,19 +181,30 @@ class Exchange:
             return None  # it has had its inputs already: a late duplicate
         if step not in held.inputs:
             held.inputs[step] = self._assemblies(step)
+            self._bytes += sum(part.values.nbytes for part in held.inputs[step].values())
+            self._make_room()
         parts = held.inputs[step]
         parts[tensor].put(region, values)
         if any(part.missing for part in parts.values()):
             return None
         del held.inputs[step]
+        self._bytes -= sum(part.values.nbytes for part in parts.values())
         held.steps.remove(step)
         if not held.steps:
             self.forget(attempt)
         return {index: part.values for index, part in parts.items()}
 
+    def _make_room(self) -> None:
+        """Forget those that were silent for longest, as long as there are too many, or many with too many bytes."""
+        while len(self._requests) > self._most_requests or (
+            self._bytes > MOST_BYTES and len(self._requests) > self._few_requests
+        ):
+            self.forget(next(iter(self._requests)))
+
     def forget(self, attempt: Attempt) -> None:
         """Free what an attempt holds, and ignore whatever still comes for it."""
-        self._requests.pop(attempt, None)
+        if (held := self._requests.pop(attempt, None)) is not None:
+            self._bytes -= held.bytes
         self._ended.append(attempt)
 
     def displace(self, newer: Attempt) -> None:

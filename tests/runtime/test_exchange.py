@@ -10,9 +10,18 @@ import pytest
 from legion_iot.errors import ProtocolError
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.runtime.attempts import Attempt
-from legion_iot.runtime.exchange import MAX_REQUESTS, REMEMBERED, Exchange, TensorForm, UnplannedFragmentError
+from legion_iot.runtime.exchange import (
+    FEW_REQUESTS,
+    MAX_REQUESTS,
+    MOST_BYTES,
+    REMEMBERED,
+    Exchange,
+    TensorForm,
+    UnplannedFragmentError,
+)
+from legion_iot.runtime.requests import WINDOW, WINDOW_OF_REPLICA
 from legion_iot.wire.messages import Fragment, PeerRegion
-from legion_iot.wire.tensors import Array
+from legion_iot.wire.tensors import Array, bounds
 
 WHOLE = Region(Interval(0, 4), Interval(0, 3))
 FORMS = {5: TensorForm(2, "float32"), 6: TensorForm(1, "int8")}
@@ -237,3 +246,35 @@ def test_a_plan_that_contradicts_itself_is_refused(part: tuple[int, int, tuple[i
 def test_a_tensor_without_a_form_is_refused() -> None:
     with pytest.raises(ProtocolError):
         Exchange(7, {1: {9: WHOLE}}, [PeerRegion(1, 9, (0, 4, 0, 3), "ant")], FORMS)
+
+
+def test_the_bytes_of_many_requests_are_bounded_and_those_of_a_few_are_not() -> None:
+    """Maps of 12 MB: the few requests that may be under way have theirs, whatever they take."""
+    assert FEW_REQUESTS >= WINDOW
+    assert FEW_REQUESTS >= WINDOW_OF_REPLICA
+    whole = Region(Interval(0, 1000), Interval(0, 1000))
+    box = Exchange(7, {1: {5: whole}}, [PeerRegion(1, 5, bounds(whole), "ant")], {5: TensorForm(3, "float32")})
+    row = memoryview(bytes(4 * 3 * 1000))
+    for number in range(12):
+        header = Fragment(f"r{number}", 1, 7, 1, 5, (0, 1, 0, 1000), 3, "float32")
+        assert box.put_fragment("ant", header, row) is None
+        assert box.bytes == 12_000_000 * len(box)
+        assert box.bytes <= max(MOST_BYTES, 12_000_000 * FEW_REQUESTS)
+    assert len(box) == MOST_BYTES // 12_000_000
+    large = Region(Interval(0, 4000), Interval(0, 1000))
+    box = Exchange(7, {1: {5: large}}, [PeerRegion(1, 5, bounds(large), "ant")], {5: TensorForm(3, "float32")})
+    for number in range(12):
+        box.put_fragment("ant", Fragment(f"r{number}", 1, 7, 1, 5, (0, 1, 0, 1000), 3, "float32"), row)
+        assert len(box) <= FEW_REQUESTS
+    assert len(box) == FEW_REQUESTS
+    for number in range(12):
+        box.forget(Attempt(f"r{number}", 1))
+    assert box.bytes == 0
+
+
+def test_what_is_complete_is_not_counted_any_more() -> None:
+    box = exchange()
+    put(box, "ant", (0, 2))
+    assert box.bytes == VALUES.nbytes
+    put(box, "bee", (2, 4))
+    assert box.bytes == 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from legion_iot.errors import LegionError
+from legion_iot.errors import LegionError, ProtocolError
 from legion_iot.runtime import agent
 from legion_iot.runtime.name_claim import NameClaim, Next
 from legion_iot.runtime.simulation.agenda import BEGIN, Agenda
@@ -41,7 +41,7 @@ from legion_iot.wire.messages import (
     Receipt,
 )
 from legion_iot.wire.tensors import INBOX, fragments, region_of
-from legion_iot.wire.topics import AgentTopic, AssignmentTopic, InboxTopic
+from legion_iot.wire.topics import ORCHESTRATOR, AgentTopic, AssignmentTopic, InboxTopic
 
 METRICS_SECONDS = 2.0
 SLICE = 0.02  # seconds of measuring between two looks at what has arrived
@@ -140,8 +140,11 @@ class AgentProcess(Participant):
         match TOPICS.parse(topic):
             case AssignmentTopic(model=model) if not payload:
                 self._add(agent.AssignmentCleared(model))
-            case AssignmentTopic():
-                self._add(agent.AssignmentArrived(codec.from_json(Assignment, payload)))
+            case AssignmentTopic(model=model):
+                assignment = codec.from_json(Assignment, payload)
+                if assignment.model.name != model:
+                    raise ProtocolError("an assignment for another model")
+                self._add(agent.AssignmentArrived(assignment))
             case AgentTopic(kind="state"):
                 state = codec.from_json(AgentState, payload)
                 self._claims(self._claim.seen(state.session, state.is_present, retained))
@@ -151,9 +154,12 @@ class AgentProcess(Participant):
                 content, body = codec.unpack(INBOX, payload)
                 if isinstance(content, (Parcel, Receipt)):
                     self.fragments.take(sender, content, body)
-                else:
-                    assert isinstance(content, Chunk)
+                elif isinstance(content, Chunk) and sender == ORCHESTRATOR:
                     self._add(agent.ChunkArrived(content, body))
+                else:
+                    raise ProtocolError("not for an agent")
+            case _:
+                raise ProtocolError("not for an agent")
 
     def _fragment(self, sender: str, header: Fragment, elements: memoryview) -> None:
         self._add(agent.FragmentArrived(sender, header, elements, self._agenda.now))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from legion_iot.errors import LegionError
+from legion_iot.errors import LegionError, ProtocolError
 from legion_iot.planning.planners.balanced import by_speed
 from legion_iot.planning.problem import Planner, Planning
 from legion_iot.runtime import orchestrator
@@ -118,10 +118,12 @@ class OrchestratorProcess(Participant):
                 self._happens(orchestrator.ProfileArrived(name, codec.from_json(Profile, payload)))
             case AgentTopic(agent=name, kind="metrics"):
                 self._happens(orchestrator.MetricsArrived(name, codec.from_json(Metrics, payload)))
-            case ReportTopic(agent=name, kind=kind):
+            case ReportTopic(agent=name, kind=kind) if kind in REPORTS:
                 self._happens(orchestrator.ReportArrived(name, codec.from_json(REPORTS[kind], payload)))
-            case InboxTopic(sender=sender):
+            case InboxTopic(owner=owner, sender=sender) if owner == ORCHESTRATOR:
                 self._take_inbox(sender, payload)
+            case _:
+                raise ProtocolError("not for the orchestrator")
 
     def _take_inbox(self, sender: str, payload: bytes) -> None:
         content, body = codec.unpack(INBOX, payload)
@@ -130,9 +132,10 @@ class OrchestratorProcess(Participant):
             self.publish_bytes(
                 TOPICS.inbox(sender, ORCHESTRATOR), codec.pack(Chunk(content.sha256, content.offset), part)
             )
-        else:
-            assert isinstance(content, (Parcel, Receipt))
+        elif isinstance(content, (Parcel, Receipt)):
             self.fragments.take(sender, content, body)
+        else:
+            raise ProtocolError("not for the orchestrator")
 
     def _fragment(self, sender: str, header: Fragment, elements: memoryview) -> None:
         self._happens(orchestrator.FragmentArrived(sender, header, elements))
