@@ -22,10 +22,11 @@ def assignments_of(
     alone: bool = False,
     nan_allowed: bool = False,
     packs: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    beside: int = 0,
 ) -> dict[str, Assignment]:
     """Each agent's part of a plan, as it is told, by name; agents without any are not in it.
 
-    `packs` names for each sender those to whom its maps go packed.
+    `packs` names for each sender those to whom its maps go packed; `beside` is the epoch in force.
     """
     steps: dict[str, list[AssignedStep]] = {}
     for work in routing.works:
@@ -39,7 +40,7 @@ def assignments_of(
     return {
         agent: Assignment(
             epoch, model, tuple(own), tuple(receives.get(agent, ())), tuple(sends.get(agent, ())), wire,
-            alone, nan_allowed, CODEC if packs.get(agent) else "", packs.get(agent, ()),
+            alone, nan_allowed, CODEC if packs.get(agent) else "", packs.get(agent, ()), beside,
         )
         for agent, own in steps.items()
     }  # fmt: skip

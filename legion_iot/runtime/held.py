@@ -1,8 +1,8 @@
 """The epochs an agent holds: of each model the newest, and the last one that was loaded until that is released.
 
 Theory. A new plan is loaded beside the old one, so that requests go on meanwhile; those that run by the old plan end
-on it. An agent never holds more than two epochs of a model, whatever it is told: a third one pushes out the oldest,
-or the one that was still to be loaded.
+on it. An agent never holds more than two epochs of a model, whatever it is told: a third one pushes out all but the
+one that it is told is in force, or else the one that was loaded last.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class HeldEpochs:
         """Hold another epoch; those that are not held any more for it."""
         mine = [held for held in self if held.assignment.model.name == assignment.model.name]
         others = [h for h in mine if h.exchange is not None and h.assignment.epoch != assignment.epoch]
+        if assignment.beside:
+            others = [held for held in others if held.assignment.epoch == assignment.beside]
         kept = [] if assignment.alone else others[-1:]
         dropped = self.drop(lambda held: held in mine and held not in kept)
         self._epochs[assignment.epoch] = HeldEpoch(assignment)

@@ -45,6 +45,7 @@ def build(state: State, plan: Plan, members: Sequence[str], now: float, *, alone
 def _assign(state: State, epoch: Epoch, members: Sequence[str], now: float) -> list[Effect]:
     """Tell every member its part, or that it has none; whoever is no member shall not find an old one."""
     known = {name: Party(each.info, each.link) for name, each in state.agents.items() if each.info is not None}
+    beside = 0 if state.epochs.force is None else state.epochs.force.number
     epoch.packs = receivers_to_pack_for(state.network, epoch.routing, state.wire, known)
     parts = assignments_of(
         epoch.number,
@@ -54,8 +55,9 @@ def _assign(state: State, epoch: Epoch, members: Sequence[str], now: float) -> l
         alone=epoch.alone,
         nan_allowed=state.nan_allowed,
         packs=epoch.packs,
+        beside=beside,
     )
-    nothing = Assignment(epoch.number, state.model, (), (), (), state.wire, epoch.alone)
+    nothing = Assignment(epoch.number, state.model, (), (), (), state.wire, epoch.alone, beside=beside)
     effects: list[Effect] = []
     everybody = state.members()
     for name in everybody:  # also those that lack the model's file: they may still compute by the plan before

@@ -215,7 +215,8 @@ class Assignment:
     """Retained on `agents/<agent>/assignment/<model>`: the agent's part of a plan. Without steps it is out of the plan.
 
     `wire` is how float32 maps travel between agents (`quantised`). What the agent has loaded of an older epoch stays
-    beside it until a command `release`s it, unless it is to be `alone`. A feature map may hold NaN only where
+    beside it until a command `release`s it, unless it is to be `alone`: of several epochs the one that is named
+    `beside`, which is in force, and where none is named the last one. A feature map may hold NaN only where
     `nan_allowed` says so. To the agents of `pack_for`, maps go packed by `codec`. Raises ProtocolError for a wire dtype
     that is not known.
     """
@@ -230,6 +231,7 @@ class Assignment:
     nan_allowed: bool = False
     codec: str = ""
     pack_for: tuple[str, ...] = ()
+    beside: int = 0
 
     def __post_init__(self) -> None:
         check_wire(self.wire)

@@ -448,6 +448,14 @@ def test_a_third_epoch_pushes_out_the_first() -> None:
     assert len(end.state.epochs) == 2
 
 
+def test_the_plan_in_force_stays_when_the_one_to_come_is_replaced_by_another() -> None:
+    end = loaded(line(models=(FIRST,)), assignment(5), assignment(6))
+    effects = end.tell(machine.AssignmentArrived(replace(assignment(7), beside=5)))
+    assert effects == [machine.Unload(6), machine.Load(replace(assignment(7), beside=5))]
+    effects = end.tell(machine.AssignmentArrived(replace(assignment(8), beside=5)))
+    assert effects == [machine.Unload(7), machine.Load(replace(assignment(8), beside=5))]
+
+
 def test_a_plan_that_is_to_be_alone_replaces_all_others_of_its_model() -> None:
     other = assignment(4, SECOND)
     end = loaded(line(models=(FIRST, SECOND)), other, assignment(5), assignment(6))

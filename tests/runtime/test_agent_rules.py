@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,9 +144,15 @@ class AgentRules(RuleBasedStateMachine):
 
     # --- what the orchestrator says ---
 
-    @rule(epoch=EPOCHS, model=st.sampled_from(MODELS), replicas=st.integers(0, 2), alone=st.booleans())
-    def assign(self, epoch: int, model: ModelReference, replicas: int, alone: bool) -> None:
-        told = assignment(epoch, model, replicas, alone)
+    @rule(
+        epoch=EPOCHS,
+        model=st.sampled_from(MODELS),
+        replicas=st.integers(0, 2),
+        alone=st.booleans(),
+        beside=st.integers(0, 12),
+    )
+    def assign(self, epoch: int, model: ModelReference, replicas: int, alone: bool, beside: int = 0) -> None:
+        told = replace(assignment(epoch, model, replicas, alone), beside=beside)
         others = [held.assignment for held in self.state.epochs]
         if any(other.epoch == epoch and other.model != model for other in others):
             return  # epochs are drawn from one counter

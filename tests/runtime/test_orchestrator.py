@@ -127,6 +127,20 @@ def test_an_agent_that_lacks_the_model_all_of_a_sudden_goes_on_with_the_plan_bef
     assert state.requests.under_way["r"].epoch is before
 
 
+def test_agents_are_told_which_plan_is_in_force_beside_the_one_to_come() -> None:
+    """A plan that some have loaded already is replaced by another one; what requests run by must not go for it."""
+    state = serving("ant", "bee", "cat")
+    tell(state, request(state, "r"))
+    force = state.epochs.force
+    assert force is not None
+    for name in ("cat", "bee"):
+        effects = tell(state, machine.AgentInfoArrived(name, replace(INFO, models=())))
+        told = [effect.assignment for effect in effects if isinstance(effect, machine.Assign)]
+        assert {assignment.beside for assignment in told} == {force.number}
+        ready(state, "bee")
+    assert state.requests.under_way["r"].epoch is force
+
+
 def test_a_command_lost_with_the_link_is_given_again() -> None:
     state = new_state()
     fresh = (
