@@ -7,9 +7,9 @@ REQUEST_ERRORS = {
     "for answers",
     "no-model": "no model of that name is served, or it was removed meanwhile",
     "busy": "32 requests wait already, or 128 MB of them",
-    "agent-lost": "an agent with work in the request went offline or restarted",
+    "agent-lost": "agents with work in the request went offline, restarted or were late, in six attempts",
     "no-agents": "nobody is left",
-    "tile-failed": "an agent could not compute its part",
+    "tile-failed": "its tiles fail wherever they run, or in six attempts",
     "deadline": "no answer within 120 s",
     "restarted": "the orchestrator ended, or was killed, before it had an answer",
 }
