@@ -7,12 +7,16 @@ broker is told that it has arrived, and no more of them wait than fit.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
-from legion_iot.transport.paho import PahoConnection
+from legion_iot.errors import BrokerError
+from legion_iot.transport.connection import BrokerAddress, Disconnected, Message, TransportEvent
+from legion_iot.transport.paho import TAKEN_OVER, PahoConnection
+
+log = logging.getLogger("legion-orchestrator")
 
 OPEN_TIMEOUT = 15.0  # seconds
 MOST_WAITING = 256  # requests that were admitted and not looked at,
@@ -45,12 +49,25 @@ class Intake:
         self._admit, self._put = admit, put
         self._count = self._bytes = 0
         self._lock = threading.Lock()
+        self._topics = ""
+        self._is_taken_over = False
         self._connection = PahoConnection(address, client_id, self._on_event, session_seconds=session_seconds)
 
     def open(self, topics: str) -> None:
         """Connect and subscribe; raises BrokerError."""
+        self._topics, self._is_taken_over = topics, False
         self._connection.open(OPEN_TIMEOUT)
         self._connection.subscribe([(topics, 1)])
+
+    def keep(self) -> None:
+        """Connect again where another process took the connection over, as one that has ended since may have done."""
+        if self._is_taken_over:
+            self._connection.close()
+            try:
+                self.open(self._topics)
+            except BrokerError as error:
+                self._is_taken_over = True
+                log.warning("requests cannot be taken now: %s", error)
 
     def close(self) -> None:
         """End the connection; idempotent."""
@@ -63,6 +80,8 @@ class Intake:
             self._bytes -= len(request.message.payload)
 
     def _on_event(self, event: TransportEvent) -> None:
+        if isinstance(event, Disconnected) and event.reason == TAKEN_OVER:
+            self._is_taken_over = True
         if not isinstance(event, Message):
             return
         size = len(event.payload)

@@ -184,6 +184,8 @@ class OrchestratorService:
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
                 self.models.tell(machine.Tick())
+                if self._claim.held:
+                    self._intake.keep()
 
     def _close(self) -> None:
         self._notifier.stopping()

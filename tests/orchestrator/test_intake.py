@@ -13,6 +13,7 @@ from legion_iot.orchestrator import intake as module
 from legion_iot.orchestrator.intake import Intake, Request
 from legion_iot.transport.connection import BrokerAddress, Message
 from legion_iot.transport.paho import PahoConnection
+from legion_iot_broker.embedded import EmbeddedBroker
 from legion_iot_broker.mosquitto import MosquittoProcess, find_mosquitto
 
 PATIENCE = 20.0
@@ -98,3 +99,20 @@ def test_no_more_wait_than_fit(
     assert taker.take().message.payload == b"again"
     assert taker.crowded == [False, False, False, True, True, False]
     taker.intake.close()
+
+
+def test_who_stays_has_its_connection_back_from_who_took_it_over() -> None:
+    with EmbeddedBroker() as broker:  # which says why it ends a connection, so that nobody comes back by itself
+        first, second = Taker(broker.address), Taker(broker.address)
+        second.intake.close()
+        sender = PahoConnection(broker.address, "client", lambda event: None)
+        sender.open(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while first.requests.empty():
+            assert time.monotonic() < deadline
+            first.intake.keep()
+            sender.publish("infer/a", b"1")
+            assert sender.flush(PATIENCE)
+        assert first.take().message.payload == b"1"
+        first.intake.close()
+        sender.close()
