@@ -132,7 +132,7 @@ class ModelStore:
     def write(self, sha256: str, offset: int, body: memoryview) -> None:
         """Put a piece of an upload after those that are there. Raises Refusal where the disk is full."""
         try:
-            with self._part(sha256).open("ab") as file:
+            with open(self._part(sha256), "ab", opener=_for_owner) as file:
                 assert file.tell() == offset
                 file.write(body)
         except OSError as error:
@@ -186,6 +186,11 @@ class ModelStore:
     def _refuse(self, error: OSError) -> NoReturn:
         what = "its disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror)
         raise Refusal("disk", f"the orchestrator cannot store it in {self._directory}: {what}") from None
+
+
+def _for_owner(path: str, flags: int) -> int:
+    """Opens a file that, where it is new, is for its owner only."""
+    return os.open(path, flags, 0o600)
 
 
 def _read_names(file: Path) -> dict[str, str]:
