@@ -63,7 +63,7 @@ from legion_iot.runtime.orchestrator_events import (
     Tick,
 )
 from legion_iot.runtime.orchestrator_state import MOST_AGENTS, AgentRecord, State
-from legion_iot.runtime.switching import build, must_be_alone, release
+from legion_iot.runtime.switching import build, must_be_alone, release, release_all
 from legion_iot.runtime.trial import PREFIX, zeros
 from legion_iot.wire.messages import Command, Failed, Measured, Ready, TileTiming
 
@@ -264,7 +264,8 @@ def _follows_nothing(state: State, event: Event) -> bool:
 def _advance(state: State, now: float) -> list[Effect]:
     members = state.members()
     if not members or (not state.started and len(members) < state.least_agents):
-        return [*_phase(state, "gathering", _gathering_detail(state, members)), *_refuse_waiting(state, members, now)]
+        told = [*_phase(state, "gathering", _gathering_detail(state, members)), *_refuse_waiting(state, members, now)]
+        return told if members else [*told, *release_all(state)]
     effects, lacking = _fetch(state, members, now)
     able = [name for name in members if name not in lacking]
     if not able or (lacking and not state.started):

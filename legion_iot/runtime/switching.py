@@ -90,6 +90,15 @@ def release(state: State) -> list[Effect]:
     return [SendCommand(name, command) for name, record in sorted(state.agents.items()) if record.online]
 
 
+def release_all(state: State) -> list[Effect]:
+    """Once no request is under way, agents that are about to end need not wait for others: there are none."""
+    if state.epochs.force is None or state.requests.under_way:
+        return []
+    state.epochs.force = state.epochs.building = None
+    command = Command("release", state.model, epoch=next(state.shared.epochs))
+    return [SendCommand(name, command) for name, record in sorted(state.agents.items()) if record.online]
+
+
 def _fit_beside(state: State, old: Plan, new: Plan) -> bool:
     """Whether every agent has the memory for both plans, as far as it is known."""
     limits = {name: info.memory_bytes for name in new.agents if (info := state.agents[name].info) is not None}

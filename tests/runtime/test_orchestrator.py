@@ -483,6 +483,19 @@ def test_an_agent_says_it_is_online_again_and_nothing_changes() -> None:
     assert (state.epoch, state.phase) == (epoch, "serving")
 
 
+def test_the_last_agent_that_drains_is_let_go_when_it_has_answered() -> None:
+    state = serving("ant")
+    old = state.epoch
+    tell(state, request(state, "r"))
+    assert released(tell(state, machine.AgentStateArrived("ant", AgentState("draining", "s1")))) == []
+    effects = answer(state, "r", old)
+    assert ends(effects) == [("r", "")]
+    (freed,) = released(effects)
+    assert freed[0] == "ant"
+    assert freed[1] > old
+    assert ends(tell(state, request(state, "late"))) == [("late", "no-agents")]
+
+
 def test_an_input_that_is_an_output_needs_no_agent() -> None:
     net = GraphBuilder("through")
     x = net.input((1, 6, 5, 2))
