@@ -175,7 +175,8 @@ class AgentProcess(Participant):
             if not self.frozen and not self._tick_waits:
                 self._tick_waits = True  # the thread itself looks at the clock, so there is never more than one
                 self._add(agent.Tick())
-            self._agenda.at(TICK, self._tick)
+            # Only a fetch looks at the clock more often than metrics are due.
+            self._agenda.at(METRICS_SECONDS if self.state.fetch is None else TICK, self._tick)
 
     def _add(self, event: agent.Event) -> None:
         if not self.alive:
@@ -318,7 +319,7 @@ class AgentProcess(Participant):
     def _publish_metrics(self) -> None:
         """A sign that the loop turns, when it is time for one."""
         now = self._agenda.now
-        if now - self._told < METRICS_SECONDS:
+        if now - self._told < METRICS_SECONDS - TICK / 2:
             return
         self._told = now
         metrics = Metrics(self.session, now - BEGIN, 0.0, None, False, 0, 0, 0, 0.0, 0, 0, self.dropped)

@@ -17,6 +17,7 @@ from legion_iot.runtime.simulation.broker import Line
 from legion_iot.runtime.simulation.group import Group
 
 NOTICE = 15.0  # seconds after which a broker takes a silent client for gone: one and a half keep-alives
+MOST_AT_ONCE = 3  # agents that one fault hits
 BURST = 40  # requests at once: ten times the window
 
 
@@ -48,11 +49,11 @@ class Kind:
 def draw_faults(
     draw: random.Random, kinds: Sequence[str], agents: Sequence[str], count: int, span: float
 ) -> list[Fault]:
-    """So many faults over `span` seconds; one in three hits several agents at once."""
+    """So many faults over `span` seconds, of each kind if they are enough; one in three hits several agents at once."""
     faults = []
-    for number in range(count):
-        kind = kinds[number % len(kinds)] if number < len(kinds) else draw.choice(kinds)
-        most = max(1, len(agents) // 20) if draw.random() < 1 / 3 else 1
+    drawn = draw.sample(kinds, min(count, len(kinds))) + [draw.choice(kinds) for _ in range(count - len(kinds))]
+    for kind in drawn:
+        most = min(MOST_AT_ONCE, len(agents)) if draw.random() < 1 / 3 else 1
         hit = () if KINDS[kind].for_all else tuple(draw.sample(agents, draw.randint(1, most)))
         seconds = draw.uniform(0.1, 1.0) ** 2 * KINDS[kind].longest
         faults.append(Fault(kind, draw.uniform(0.0, span), seconds, hit, draw.random()))

@@ -23,7 +23,10 @@ from legion_iot.runtime.simulation.orchestrator_process import OrchestratorStep
 from legion_iot.runtime.simulation.scenery import Teams
 
 SPAN = 120.0  # seconds in which requests and faults come
-FAULTS_OF_A_RUN = 12  # or one of each kind, where that is more
+FAULTS_OF_A_RUN = 12  # or one of each kind, where that is more,
+AGENT_FAULTS = (
+    6000  # and this divided by the number of agents, where that is less: each fault has all of them planned for
+)
 WILLS = 16.0  # seconds after which the last will has come
 RECOVERY = REQUEST_TIMEOUT + 60.0  # seconds from the last fault until the group serves
 LAST_REQUESTS = 3  # asked when all is well again
@@ -101,6 +104,18 @@ def simulate(
     return outcome
 
 
+def faults_of_a_run(setting: Setting) -> int:
+    """How many faults each seed has."""
+    if not setting.kinds:
+        return 0
+    return min(max(FAULTS_OF_A_RUN, len(setting.kinds)), AGENT_FAULTS // setting.agents)
+
+
+def span_of(setting: Setting) -> float:
+    """For how many seconds requests and faults come."""
+    return SPAN if not setting.kinds or faults_of_a_run(setting) >= FAULTS_OF_A_RUN else SPAN / 3
+
+
 def drawn_group(
     draw: random.Random, setting: Setting, orchestrator_step: OrchestratorStep, agent_step: AgentStep
 ) -> Group:
@@ -125,15 +140,15 @@ def drawn_group(
 
 
 def _play(group: Group, draw: random.Random, setting: Setting, injector: list[Injector]) -> None:
+    span = span_of(setting)
     for _ in range(setting.requests):
-        group.agenda.at(draw.uniform(0.0, SPAN), group.ask)
+        group.agenda.at(draw.uniform(0.0, span), group.ask)
     names: Sequence[str] = [f"agent-{number}" for number in range(setting.agents)]
-    count = max(FAULTS_OF_A_RUN, len(setting.kinds)) if setting.kinds else 0
-    faults = draw_faults(draw, setting.kinds, names, count, SPAN)
+    faults = draw_faults(draw, setting.kinds, names, faults_of_a_run(setting), span)
     group.run(3.0)
     group.run_until("serving", RECOVERY)
     injector.append(Injector(group, faults))
-    group.run(SPAN)
+    group.run(span)
     injector[0].mend()
     group.run(WILLS)
     group.run_while(lambda: group.state.phase != "serving" or len(group.state.members()) < setting.agents, RECOVERY)
