@@ -21,7 +21,7 @@ from tests.runtime.group import at_least, given_plan
 from tests.runtime.networks import NETWORKS
 
 NAMES = ("ant", "bee", "cat", "dog")
-SEEDS = 112
+SEEDS = 40
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -16,7 +16,7 @@ from legion_iot.runtime.simulation.faults import KINDS
 from legion_iot.runtime.simulation.orchestrator_process import OrchestratorStep
 from legion_iot.runtime.simulation.run import FAULTS_OF_A_RUN, Outcome, Setting, simulate
 
-SEEDS = int(os.environ.get("LEGION_SEEDS", "24"))  # a nightly run sets 10000
+SEEDS = int(os.environ.get("LEGION_SEEDS", "18"))  # a nightly run sets 10000
 PART = 500  # seeds in one test, so that each has a deadline of its own
 
 
@@ -122,6 +122,13 @@ def test_a_machine_that_answers_wrongly_is_caught() -> None:
     outcome = run_broken(of_orchestrator(change))
     assert outcome.broken == "right-answer"
     assert outcome.wrong == 1
+
+
+def test_a_machine_that_leaves_assignments_behind_is_caught() -> None:
+    def change(effects: list[orchestrator.Effect], ended: int) -> list[orchestrator.Effect]:
+        return [effect for effect in effects if not isinstance(effect, orchestrator.ClearAssignment)]
+
+    assert run_broken(of_orchestrator(change)).broken == "no-orphans"
 
 
 def test_a_machine_that_never_gives_up_is_caught() -> None:

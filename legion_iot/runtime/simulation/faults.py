@@ -89,6 +89,7 @@ class Injector:
         group, self._is_over = self._group, True
         group.agenda.tell("all faults are over")
         group.broker.start()
+        group.start_orchestrator()
         for process in group.processes:
             process.thaw()
         for name, agent in group.agents.items():
@@ -257,6 +258,14 @@ def _start_broker(group: Group, agent: str, fault: Fault) -> None:
     group.broker.start()
 
 
+def _stop_orchestrator(group: Group, agent: str, fault: Fault) -> None:
+    group.stop_orchestrator()
+
+
+def _start_orchestrator(group: Group, agent: str, fault: Fault) -> None:
+    group.start_orchestrator()
+
+
 def _burst(group: Group, agent: str, fault: Fault) -> None:
     for _ in range(BURST):
         group.ask()
@@ -290,6 +299,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "broker": Kind("the broker dies, and comes back with what it retained", _stop_broker, _start_broker,
                        for_all=True),
         "amnesia": Kind("the broker dies, and comes back empty", _stop_forgetful_broker, _start_broker, for_all=True),
+        "orchestrator": Kind("the orchestrator is killed, and started again", _stop_orchestrator, _start_orchestrator,
+                             for_all=True),
         "burst": Kind("ten times the load", _burst, _nothing, for_all=True),
     }
 )  # fmt: skip

@@ -5,6 +5,7 @@ Everything said travels as bytes through `wire`. Invariants are checked after ev
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable
@@ -67,22 +68,36 @@ class Group:
         self._agent_step = agent_step
         self._sessions, self._numbers = itertools.count(1), itertools.count(1)
         self._foreign: set[str] = set()  # requests whose answers the oracle does not know
-        state = orchestrator.State(
-            network, self.model, least_agents, make_plan, objective=objective, shared=Shared(FIRST_EPOCH)
+        self._content, self._planner, self._orchestrator_step = content, planner, orchestrator_step
+        self._new_state = functools.partial(
+            orchestrator.State, network, self.model, least_agents, make_plan, objective=objective
         )
-        state.shared.samples = samples or Samples()
-        self.orchestrator = OrchestratorProcess(
-            self.agenda,
-            self.broker,
-            "session-0",
-            state,
-            content,
-            planner,
-            self.requests,
-            self.said,
-            self._ended,
-            orchestrator_step,
-        )
+        shared = Shared(FIRST_EPOCH)
+        shared.samples = samples or Samples()
+        self.orchestrator = self._new_orchestrator(shared)
+
+    def _new_orchestrator(self, shared: Shared) -> OrchestratorProcess:
+        return OrchestratorProcess(
+            self.agenda, self.broker, f"session-{next(self._sessions)}", self._new_state(shared=shared), self._content,
+            self._planner, self.requests, self.said, self._ended, self._orchestrator_step,
+        )  # fmt: skip
+
+    def stop_orchestrator(self) -> None:
+        """It is killed."""
+        self.orchestrator.kill(will_after=0.0)
+
+    def start_orchestrator(self) -> None:
+        """Unless it runs: a new process, which answers what its journal says was open, and knows what was measured."""
+        if self.orchestrator.alive:
+            return
+        for request in list(self.requests.open):
+            reason = "the orchestrator was restarted before it had an answer; send the request again"
+            restarted = orchestrator.RequestEnded(request, 0, 0.0, error="restarted", reason=reason)
+            self.requests.end(restarted)
+            self._ended(restarted)
+        shared = Shared(1 + max(self.said.epochs, default=FIRST_EPOCH))
+        shared.samples, shared.own_link = self.state.shared.samples, self.state.shared.own_link
+        self.orchestrator = self._new_orchestrator(shared)
 
     @property
     def state(self) -> orchestrator.State:
@@ -113,7 +128,9 @@ class Group:
         return [process for process in (*self.replaced, *self.agents.values()) if process.alive]
 
     def ask(self, inputs: tuple[Array, ...] | None = None) -> str:
-        """Send a request, of the oracle's noise unless inputs are given; its name."""
+        """Send a request, of the oracle's noise unless inputs are given; its name, empty where nobody takes it."""
+        if not self.orchestrator.alive:
+            return ""
         request = f"request-{next(self._numbers)}"
         if inputs is None:
             inputs = self.noise.input_arrays(request)

@@ -3,7 +3,7 @@
 | name              | what holds                                                                               |
 |-------------------|------------------------------------------------------------------------------------------|
 | ends-once         | an accepted request ends, and once; nothing ends that was not asked                      |
-| ends-in-time      | it ends by its deadline, with some slack; an orchestrator that is down stops the clock    |
+| ends-in-time      | it ends by its deadline, with some slack, or when an orchestrator that was down is back  |
 | right-answer      | an answer is what the network makes of that input, in the attempt that was begun last    |
 | right-inputs      | a step is computed on exactly its planned regions, of one request, epoch and attempt     |
 | computed-once     | no process computes a step of an attempt twice, whatever comes twice                     |
@@ -74,10 +74,6 @@ class Requests:
         )  # fmt: skip
         self.ended[request] = ended
         del self.open[request]
-
-    def paused(self, seconds: float) -> None:
-        """The orchestrator was down for so long."""
-        self.open = {request: until + seconds for request, until in self.open.items()}
 
     def check_deadlines(self, now: float) -> None:
         """Those that should have ended by now."""

@@ -81,6 +81,7 @@ class OrchestratorProcess(Participant):
         self._content, self._planner = content, planner or by_speed(state.make_plan)
         self._planning: Planning | None = None
         self._requests, self._said, self._ended, self._step = requests, said, ended, step
+        self._left = {topic for topic in broker.retained if "/assignment/" in topic}  # by a former process
         self.link()
         agenda.at(TICK, self._tick)
 
@@ -159,6 +160,7 @@ class OrchestratorProcess(Participant):
                 self._check_member(name)
                 self._said.epochs.add(assignment.epoch)
                 self._agenda.tell(f"orchestrator assigns epoch {assignment.epoch} to {name}")
+                self._left.discard(TOPICS.assignment(name, assignment.model.name))
                 self.publish(TOPICS.assignment(name, assignment.model.name), assignment, retain=True)
             case orchestrator.ClearAssignment(agent=name):
                 self._agenda.tell(f"orchestrator clears the assignment of {name}")
@@ -188,8 +190,16 @@ class OrchestratorProcess(Participant):
                 self._agenda.at(self._agenda.random.uniform(0.0, 0.5), lambda: self._happens(answer))
             case orchestrator.PublishState(state=phase, detail=detail):
                 self._said.phases.append((phase, detail))
+                if phase == "serving":
+                    self._clear_left()
                 self._agenda.tell(f"orchestrator is {phase}: {detail:.200}")
                 self._publish_phase()
+
+    def _clear_left(self) -> None:
+        """Take back what a former process has assigned, and nobody has since."""
+        for topic in sorted(self._left):
+            self.publish_bytes(topic, b"", retain=True)
+        self._left.clear()
 
     def _publish_phase(self) -> None:
         phase = OrchestratorState(self.state.phase, self.session, self.state.detail)

@@ -123,7 +123,7 @@ def drawn_group(
     teams = Teams.drawn(draw, setting.agents)
     line = Line(draw.uniform(0.0005, 0.02), draw.uniform(0.0, 0.05), 10 ** draw.uniform(6.0, 8.0), 0.001, 0.01)
     group = Group(
-        teams.network, seed=draw.getrandbits(64), content=CONTENT, line=line, least_agents=setting.agents,
+        teams.network, seed=draw.getrandbits(64), content=CONTENT, line=line, least_agents=max(1, setting.agents - 1),
         make_plan=teams.make_plan, orchestrator_step=orchestrator_step, agent_step=agent_step,
     )  # fmt: skip
     few = min(0.3, 3 / setting.agents)  # of a large group: links are probed one after the other
@@ -157,4 +157,23 @@ def _play(group: Group, draw: random.Random, setting: Setting, injector: list[In
     for request in last:
         ended = group.ended[request]
         hold(not ended.error, "serves-again", f"{request} fails when all is well: {ended.error} ({ended.reason})")
+    _leave_for_good(group, draw, setting)
     group.check_settled()
+
+
+def _leave_for_good(group: Group, draw: random.Random, setting: Setting) -> None:
+    """One agent goes, half of the time while there is no orchestrator; the others serve without it."""
+    if setting.agents == 1:
+        return
+    leaving = group.agents[f"agent-{draw.randrange(setting.agents)}"]
+    if setting.kinds and draw.random() < 0.5:
+        group.stop_orchestrator()
+    leaving.leave()
+    group.start_orchestrator()
+
+    def unsettled() -> bool:
+        plan = group.state.plan
+        return group.state.phase != "serving" or plan is None or leaving.name in plan.agents
+
+    group.run_while(unsettled, RECOVERY)
+    group.run(WILLS)
