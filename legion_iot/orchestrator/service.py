@@ -131,7 +131,10 @@ class OrchestratorService:
         self._stopping.set()
 
     def run(self) -> None:
-        """Serve until `stop`; raises BrokerError where the broker cannot be reached."""
+        """Serve until `stop`.
+
+        Raises BrokerError where the broker cannot be reached, NameTakenError where another orchestrator took the group.
+        """
         control = [
             *((self._topics.agent("+", kind), 1) for kind in ("info", "profile", "state")),
             (self._topics.agent("+", "metrics"), 0),
@@ -174,7 +177,7 @@ class OrchestratorService:
             self._notifier.alive()
             arrived = self._links.next(self._own_link.patience(TICK))
             self._take(arrived)
-            self._take_requests()
+            self._take_request()
             self._take_asked()
             self.models.take_plans()
             self._background.deliver()
@@ -291,17 +294,19 @@ class OrchestratorService:
     def _respond(self, operation: str, response: BridgeResponse) -> None:
         self._around.publish(self._topics.bridge_response(operation), response)
 
-    def _take_requests(self) -> None:
-        while not self._requests.empty():
-            request = self._requests.get()
-            self._intake.taken(request)
-            name = request.message.topic.rpartition("/")[2]
-            if (model := self.models.by_name.get(name)) is not None:
-                model.request(request.name, request.message.payload)
-                continue
-            served = ", ".join(self.models.by_name) or "none"
-            reason = f"there is no model {name}; served are: {served}"
-            self._replies.answer(Result(request.name, False, name, 0, 0.0, error="no-model", reason=reason))
+    def _take_request(self) -> None:
+        """One at a time: reading a picture takes longer than what agents say, which comes in between."""
+        if self._requests.empty():
+            return
+        request = self._requests.get()
+        self._intake.taken(request)
+        name = request.message.topic.rpartition("/")[2]
+        if (model := self.models.by_name.get(name)) is not None:
+            model.request(request.name, request.message.payload)
+            return
+        served = ", ".join(self.models.by_name) or "none"
+        reason = f"there is no model {name}; served are: {served}"
+        self._replies.answer(Result(request.name, False, name, 0, 0.0, error="no-model", reason=reason))
 
     def _take_asked(self) -> None:
         while not self._asked.empty():
