@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from legion_iot.runtime import agent as machine
 from legion_iot.runtime import arrivals, attempts, exchange, ready
@@ -366,11 +373,14 @@ class AgentRules(RuleBasedStateMachine):
         assert self.state.fetch is None or not machine.may_measure(self.state, self.now + 1e6)
 
 
-AgentRules.TestCase.settings = settings(
-    max_examples=int(os.environ.get("LEGION_FUZZ", "0")) // 100 or 40,
-    stateful_step_count=50,
-    deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes longer than a test may
-    suppress_health_check=list(HealthCheck),
-)
-TestAgentRules = AgentRules.TestCase
+def test_an_agent_keeps_its_invariants_whatever_happens() -> None:
+    run_state_machine_as_test(
+        AgentRules,
+        settings=settings(
+            max_examples=int(os.environ.get("LEGION_FUZZ", "0")) // 100 or 40,
+            stateful_step_count=50,
+            deadline=None,
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes longer than a test may
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from legion_iot.planning.planners.balanced import balanced
 from legion_iot.planning.problem import Link
@@ -409,11 +416,14 @@ class OrchestratorRules(RuleBasedStateMachine):
                 assert not record.suspected
 
 
-OrchestratorRules.TestCase.settings = settings(
-    max_examples=int(os.environ.get("LEGION_FUZZ", "0")) // 100 or 40,
-    stateful_step_count=50,
-    deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes longer than a test may
-    suppress_health_check=list(HealthCheck),
-)
-TestOrchestratorRules = OrchestratorRules.TestCase
+def test_an_orchestrator_keeps_its_invariants_whatever_happens() -> None:
+    run_state_machine_as_test(
+        OrchestratorRules,
+        settings=settings(
+            max_examples=int(os.environ.get("LEGION_FUZZ", "0")) // 100 or 40,
+            stateful_step_count=50,
+            deadline=None,
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes longer than a test may
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
