@@ -65,11 +65,6 @@ class Executor:
         self._epochs: dict[int, dict[int, _Step]] = {}
         shutil.rmtree(directory, ignore_errors=True)  # of a process that was killed while it loaded
 
-    @property
-    def epochs(self) -> tuple[int, ...]:
-        """Those that are loaded."""
-        return tuple(self._epochs)
-
     def load(self, model: Path, assignment: Assignment) -> dict[int, TensorForm]:
         """Cut and load every step of the assignment, in place of what its epoch had; the forms of all tensors.
 
@@ -100,6 +95,8 @@ class Executor:
     def _check_memory(self, network: Network, steps: Sequence[AssignedStep]) -> None:
         """Raises ModelError where loading the steps would exceed the memory: better said than killed by the kernel."""
         needed = needed_bytes([self._footprint(network, step) for step in steps if not step.gathers])
+        if needed > self._memory.left():
+            give_back_memory()  # of a load that has failed
         if needed > (left := self._memory.left()):
             raise ModelError(
                 f"the assignment needs {needed / 1e6:.0f} MB of memory, and {left / 1e6:.0f} MB are left of the "

@@ -18,7 +18,7 @@ from legion_iot.planning.memory import footprint, tail_footprint
 from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.routing import route
 from legion_iot.planning.strips import whole_map
-from legion_iot.runtime.assignment import assignment_of
+from legion_iot.runtime.assignment import assignments_of
 from legion_iot.wire.messages import Assignment, ModelReference
 from legion_iot.wire.tensors import region_of
 from legion_iot_agent.engine import Engine
@@ -61,7 +61,7 @@ def assignment(graph: Graph, model: Path, blocks: int) -> Assignment:
         mine, rest = (Region(Interval(a, b), whole.columns) for a, b in ((0, cut), (cut, len(whole.rows))))
         plan.append(Block(first, end - 1, (Tile("ant", mine), *((Tile("bee", rest),) if rest.area else ()))))
     reference = ModelReference(graph.name, sha256_of(model), model.stat().st_size)
-    return assignment_of(5, reference, route(network, Plan("test", tuple(plan), "ant")), "ant")
+    return assignments_of(5, reference, route(network, Plan("test", tuple(plan), "ant")))["ant"]
 
 
 def growth(model: Path, told: Assignment, directory: Path, xnnpack: bool) -> tuple[int, int]:
