@@ -111,7 +111,7 @@ def test_an_agent_that_is_told_to_end_finishes_what_it_computes(
 ) -> None:
     orchestrator = stage.start("legion", "orchestrator", "run", MODEL, "--broker", broker, "--planner", "balanced")
     # So slow that it computes for seconds.
-    slow = agent(stage, broker, "slow", tmp_path, "--cpu-share", "0.01")
+    slow = agent(stage, broker, "slow", tmp_path, "--cpu-share", "0.005")
     orchestrator.wait_for_line("serving: slow")
     witness.publish(f"infer/{MODEL}", photograph.read_bytes())
     time.sleep(0.5)
