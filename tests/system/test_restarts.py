@@ -196,3 +196,41 @@ def test_of_two_orchestrators_of_one_group_the_newest_stays(
     wait_until(lambda: any("another orchestrator" in line for line in third.lines))
     assert second.process.poll() is None
     client.close()
+
+
+def test_a_broker_that_remembers_a_process_of_before_harms_nobody(
+    stage: Stage, photograph: Path, tmp_path: Path
+) -> None:
+    require_mosquitto()
+    with MosquittoProcess(persistent=True) as broker:
+        client = Client(broker, RESULT, "legion/agents/ant/state", "legion/orchestrator/state")
+        serving, first = orchestrator(stage, broker), agent(stage, broker, tmp_path)
+        serving.wait_for_line("serving: ant")
+        saved = (client.on("legion/agents/ant/state")[-1], client.on("legion/orchestrator/state")[-1])
+        assert broker._directory is not None
+        database = Path(broker._directory.name) / "data" / "mosquitto.db"
+
+        def written() -> bool:
+            return database.exists() and all(old["session"].encode() in database.read_bytes() for old in saved)
+
+        wait_until(written)
+        of_then = database.read_bytes()
+        for program in (serving, first):
+            program.process.kill()
+        serving, second = orchestrator(stage, broker), agent(stage, broker, tmp_path)
+        serving.wait_for_line("serving: ant")
+
+        broker.kill()
+        database.write_bytes(of_then)  # as where it writes it down every few minutes
+        broker.start()
+        client.subscribed()
+        for topic, old in zip(("legion/agents/ant/state", "legion/orchestrator/state"), saved, strict=True):
+            wait_until(lambda topic=topic, old=old: client.on(topic)[-1]["session"] != old["session"])  # type: ignore[misc]
+        client.ask(photograph.read_bytes())
+        wait_until(lambda: client.on(RESULT))
+        assert client.on(RESULT)[0]["ok"]
+        assert serving.process.poll() is None
+        assert second.process.poll() is None
+        # The broker did come back with what it had written down.
+        assert saved[0] in client.on("legion/agents/ant/state")[2:]
+        client.close()
