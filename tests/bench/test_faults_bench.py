@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from legion_iot.bench.faults.bench import chosen
+from legion_iot.bench.faults.bench import chosen, creeping
 from legion_iot.bench.faults.client import Asked, Asking
 from legion_iot.bench.faults.kinds import FAULTS
 from legion_iot.bench.faults.programs import Figures
-from legion_iot.bench.faults.trial import answered_twice, growth
+from legion_iot.bench.faults.trial import Trial, answered_twice, growth
 from legion_iot.errors import UsageError
 from legion_iot.wire.messages import Result
 
@@ -42,11 +42,11 @@ def test_what_counts_as_ended_twice() -> None:
 
 
 def test_growth_is_what_exceeds_a_tenth_and_what_pools_keep() -> None:
-    before = {"ant": Figures(100 << 20, 20, 8)}
-    assert growth(before, {"ant": Figures(109 << 20, 22, 10)}) == {}
-    assert growth(before, {"ant": Figures(111 << 20, 20, 8)}) == {"ant": f"{100 << 20} to {111 << 20} bytes"}
-    assert growth(before, {"ant": Figures(100 << 20, 23, 8)}) == {"ant": "20 to 23 descriptors"}
-    assert growth(before, {"ant": Figures(100 << 20, 20, 11)}) == {"ant": "8 to 11 threads"}
+    before = {"ant": Figures(7, 100 << 20, 20, 8)}
+    assert growth(before, {"ant": Figures(7, 109 << 20, 22, 10)}) == {}
+    assert growth(before, {"ant": Figures(7, 111 << 20, 20, 8)}) == {"ant": f"{100 << 20} to {111 << 20} bytes"}
+    assert growth(before, {"ant": Figures(7, 100 << 20, 23, 8)}) == {"ant": "20 to 23 descriptors"}
+    assert growth(before, {"ant": Figures(7, 100 << 20, 20, 11)}) == {"ant": "8 to 11 threads"}
 
 
 def test_faults_by_name() -> None:
@@ -56,3 +56,17 @@ def test_faults_by_name() -> None:
         chosen(["no-such"], False, 0)
     with pytest.raises(UsageError, match="--soak"):
         chosen([], False, -1)
+
+
+def trial(**figures: Figures) -> Trial:
+    return Trial("delay", 1, 1, {}, 0, 0, 0, 0, 0, 0.1, 0.1, 0.1, 0.1, 0.0, 0, figures, {})
+
+
+def test_a_soak_compares_processes_that_live_on_with_themselves() -> None:
+    trials = [trial(ant=Figures(7, 100 + number, 1, 1), bee=Figures(number, 500, 1, 1)) for number in range(9)]
+    assert creeping(trials) == {"ant": 3}
+    assert creeping(trials[:2]) == {}
+
+
+def test_a_soak_leaves_the_orchestrator_alive() -> None:
+    assert "kill-orchestrator" not in {fault.name for fault in chosen([], False, 1)}

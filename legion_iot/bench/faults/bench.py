@@ -1,15 +1,17 @@
 """`legion bench faults`: requests at a steady rate, one fault after the other, and what became of the requests.
 
-- Everything is a process of its own: broker, orchestrator, three agents. The agents compute as slowly as with a tenth
+- Everything is a process of its own: broker, orchestrator, three agents. The agents compute as slowly as with 3 %
   of a core, so that a request takes a while; one agent's link goes through a proxy of ours.
 - Before the first fault all processes are put under more load than they can carry. What they take after each fault is
-  compared with what they take then.
+  compared with what they take then. A soak compares processes that live on with themselves, too: the last third of the
+  time with the one before.
 - Recovery: from the fault (where the broker is gone, from its return) to the first result of a request sent afterwards.
 """
 
 from __future__ import annotations
 
 import random
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,6 +31,7 @@ NORMALS = 3  # latencies that a killed agent may cost, beside the tile's deadlin
 WARM_UP = 2.0  # seconds
 SOAK_SEED = 6
 MOST_SOAK = 24 * 60  # minutes
+CREEP = 1_500_000  # bytes by which the memory of a process may differ between two parts of a soak
 
 Progress = Callable[[str, float | None], None]
 
@@ -40,7 +43,10 @@ def chosen(names: Sequence[str], quick: bool, soak_minutes: float) -> list[Fault
     known = {fault.name: fault for fault in FAULTS}
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"--fault {unknown[0]!r:.40} is not known; give one of {', '.join(known)}")
-    return [known[name] for name in names] or [fault for fault in FAULTS if fault.quick or not quick]
+    if names:
+        return [known[name] for name in names]
+    # A soak looks at processes that live on: an orchestrator that is killed again and again cannot grow.
+    return [f for f in FAULTS if (f.quick or not quick) and not (soak_minutes and (f.ends_reopened or f.persistent))]
 
 
 def run(faults: Sequence[Fault], soak_minutes: float, effort: Effort, progress: Progress) -> BenchReport:
@@ -75,7 +81,9 @@ def run(faults: Sequence[Fault], soak_minutes: float, effort: Effort, progress: 
     setting = {"broker": " and ".join(titles), "agents": len(AGENTS), "requests per second": RATE}
     if soak_minutes:
         setting["minutes"] = soak_minutes
-    return BenchReport("faults", setting, [*(each.row() for each in trials), *skipped], _checks(trials, left, unruly))
+    return BenchReport(
+        "faults", setting, [*(each.row() for each in trials), *skipped], _checks(trials, left, unruly, soak_minutes > 0)
+    )
 
 
 def _trials(
@@ -110,7 +118,7 @@ def end_in_order(group: Group) -> tuple[list[str], list[str]]:
     return [topic for topic in left if "/assignment/" in topic], unruly
 
 
-def _checks(trials: Sequence[Trial], left: Sequence[str], unruly: Sequence[str]) -> list[Check]:
+def _checks(trials: Sequence[Trial], left: Sequence[str], unruly: Sequence[str], soaks: bool) -> list[Check]:
     checks = [
         Check.equal("requests lost", sum(each.lost for each in trials), "requests", 0),
         Check.equal("wrong results", sum(each.wrong for each in trials), "requests", 0),
@@ -124,9 +132,29 @@ def _checks(trials: Sequence[Trial], left: Sequence[str], unruly: Sequence[str])
         if each.fault == "kill-agent":
             most = (NORMALS * each.normal + LEAST_SECONDS) * 1e3
             checks.append(Check.at_most(f"{each.fault}: longest latency", each.under_way * 1e3, "ms", most))
+    if soaks:
+        checks += [
+            Check.at_most(f"{name}: growth from the second third to the last", size / 1e6, "MB", CREEP / 1e6)
+            for name, size in creeping(trials).items()
+        ]
     grown = {f"{name} after {each.fault}: {what}" for each in trials for name, what in each.grown.items()}
     checks.append(Check.equal(f"processes that take more ({'; '.join(sorted(grown)) or 'none'})", len(grown), "", 0))
     return checks
+
+
+def creeping(trials: Sequence[Trial]) -> dict[str, int]:
+    """By how many bytes processes that live on have grown from the second third of the trials to the last, by name."""
+    third = len(trials) // 3
+    last = trials[-third:] if third else []
+    found = {}
+    for name, end in (last[-1].figures if last else {}).items():
+        early, late = (
+            [each.figures[name].memory for each in some if each.figures[name].pid == end.pid]
+            for some in (trials[third : 2 * third], last)
+        )
+        if early and late:
+            found[name] = int(statistics.median(late) - statistics.median(early))
+    return found
 
 
 def lines(report: BenchReport) -> list[str]:

@@ -63,8 +63,7 @@ class EmbeddedProcess:
         """Raises BrokerError."""
         with uninterrupted():
             self._process = subprocess.Popen(
-                [*child_prefix(None), sys.executable, "-m", "legion_iot.cli", "broker", "run", "--port",
-                 str(self._port)],
+                [*child_prefix(None), sys.executable, "-m", "legion_iot_broker.embedded", "--port", str(self._port)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
                 env={**os.environ, "PYTHONSAFEPATH": "1"}, start_new_session=True,
             )  # fmt: skip

@@ -18,6 +18,7 @@ from functools import partial
 from legion_iot.bench.faults.group import GUEST, Group
 from legion_iot.bench.faults.impostor import Impostor, Kind
 from legion_iot.errors import AgentError
+from legion_iot_broker.mosquitto import find_mosquitto
 
 MID_INFERENCE = 0.06  # seconds after a request was sent, in which agents have begun with it
 DELAY = 0.5  # seconds one way
@@ -174,6 +175,10 @@ def _fill_disk(group: Group) -> Iterator[float]:
         place.rmdir()
 
 
+def _no_sessions() -> str:
+    return "" if find_mosquitto() else "the embedded broker keeps nothing for whoever is away; install mosquitto"
+
+
 def _no_mount() -> str:
     return "" if os.geteuid() == 0 else "a small file system can be mounted by root only"
 
@@ -181,7 +186,7 @@ def _no_mount() -> str:
 FAULTS = (
     Fault("kill-agent", _kill_agent),
     Fault("stop-agent", _stop_agent),
-    Fault("kill-orchestrator", _kill_orchestrator, mqtt_repeats=True, ends_reopened=True),
+    Fault("kill-orchestrator", _kill_orchestrator, mqtt_repeats=True, ends_reopened=True, needs=_no_sessions),
     Fault("cut-link", _cut, seconds=6.0, quick=False),
     Fault("cut-link-long", _cut, seconds=25.0, quick=False),
     Fault("delay", _delay, seconds=4.0, quick=False),
@@ -194,10 +199,11 @@ FAULTS = (
     Fault("full-disk", _fill_disk, quick=False, needs=_no_mount),
     Fault("kill-broker-1s", partial(_kill_broker, seconds=1.0), mqtt_repeats=True),
     Fault("kill-broker-30s", partial(_kill_broker, seconds=30.0), mqtt_repeats=True, quick=False),
-    Fault(
-        "kill-broker-1s-kept", partial(_kill_broker, seconds=1.0), mqtt_repeats=True, persistent=True, quick=False
-    ),
-    Fault(
-        "kill-broker-30s-kept", partial(_kill_broker, seconds=30.0), mqtt_repeats=True, persistent=True, quick=False
+    *(
+        Fault(
+            f"kill-broker-{seconds:g}s-kept", partial(_kill_broker, seconds=seconds), mqtt_repeats=True,
+            persistent=True, quick=False, needs=_no_sessions,
+        )
+        for seconds in (1.0, 30.0)
     ),
 )  # fmt: skip

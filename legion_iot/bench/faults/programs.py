@@ -23,6 +23,7 @@ END_TIMEOUT = 25.0  # seconds in which a program that is told to end does so
 class Figures:
     """What a process takes: bytes that no file is behind, open descriptors, threads."""
 
+    pid: int
     memory: int
     descriptors: int
     threads: int
@@ -34,7 +35,7 @@ def figures(pid: int) -> Figures:
     try:
         fields = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
         descriptors = len(list((place / "fd").iterdir()))
-        return Figures(int(fields["RssAnon"].split()[0]) << 10, descriptors, int(fields["Threads"]))
+        return Figures(pid, int(fields["RssAnon"].split()[0]) << 10, descriptors, int(fields["Threads"]))
     except (OSError, KeyError):
         raise AgentError(f"process {pid} has ended; run the bench again") from None
 

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from legion_iot.bench.faults.client import Asked, Client
@@ -21,7 +21,7 @@ RATE = 3.0  # requests per second
 RECOVERY_TIMEOUT = 90.0  # seconds
 SLACK = 5.0  # seconds after its deadline in which a request's end has to be heard
 SHARE = 0.1  # by which processes may take more than before,
-SPARE = Figures(4 << 20, 2, 2)  # or by so much, where that is more: allocators and pools keep a little
+SPARE = Figures(0, 4 << 20, 2, 2)  # or by so much, where that is more: allocators and pools keep a little
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ class Trial:
     recovery: float
     tile_deadline: float
     orphans: int
-    grown: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, Figures]
+    grown: dict[str, str]
 
     def row(self) -> dict[str, Any]:
         return {
@@ -66,6 +67,7 @@ class Trial:
             "wrong": self.wrong, "twice": self.twice, "repeated": self.repeated, "asked_again": self.asked_again,
             "recovery_s": self.recovery, "normal_ms": self.normal * 1e3, "under_way_ms": self.under_way * 1e3,
             "tile_deadline_s": self.tile_deadline, "slowest_s": self.slowest, "orphans": self.orphans,
+            "memory_mb": {name: round(each.memory / 1e6, 2) for name, each in self.figures.items()},
             "grown": self.grown,
         }  # fmt: skip
 
@@ -107,7 +109,7 @@ def run_trial(group: Group, fault: Fault, figures: dict[str, Figures], effort: E
     hit = [each.latency for each in asked if each.at < since + 0.5 and each.end and each.end[0] > struck]
     ends = [each.end for each in asked if each.end]
     askings = [asking for each in asked for asking in each.askings]
-    recovery = _recovery(asked, since)
+    recovery, taken = _recovery(asked, since), group.figures()
     return Trial(
         fault=fault.name,
         sent=len(asked),
@@ -124,7 +126,8 @@ def run_trial(group: Group, fault: Fault, figures: dict[str, Figures], effort: E
         recovery=recovery if recovery is not None else float("inf"),
         tile_deadline=max((_tile_deadline(state.detail) for state in client.states[said:]), default=0.0),
         orphans=len(group.orphans()),
-        grown=growth(figures, group.figures()),
+        figures=taken,
+        grown=growth(figures, taken),
     )
 
 
