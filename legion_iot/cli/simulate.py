@@ -31,7 +31,7 @@ def simulate(
 
     if list_faults:
         for name, kind in KINDS.items():
-            out.print(f"{name:10}{kind.text}", markup=False)
+            out.print(f"{name:14}{kind.text}", markup=False, soft_wrap=True)
         return
     setting, numbers = bench.setting(agents, requests, faults), bench.seeds(seeds)
     if trace is not None:

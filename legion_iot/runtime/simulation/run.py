@@ -165,15 +165,17 @@ def _leave_for_good(group: Group, draw: random.Random, setting: Setting) -> None
     """One agent goes, half of the time while there is no orchestrator; the others serve without it."""
     if setting.agents == 1:
         return
-    leaving = group.agents[f"agent-{draw.randrange(setting.agents)}"]
+    leaving = f"agent-{draw.randrange(setting.agents)}"
     if setting.kinds and draw.random() < 0.5:
         group.stop_orchestrator()
-    leaving.leave()
+    for process in group.processes:
+        if process.name == leaving:
+            process.leave()
     group.start_orchestrator()
 
     def unsettled() -> bool:
         plan = group.state.plan
-        return group.state.phase != "serving" or plan is None or leaving.name in plan.agents
+        return group.state.phase != "serving" or plan is None or leaving in plan.agents
 
     group.run_while(unsettled, RECOVERY)
     group.run(WILLS)
