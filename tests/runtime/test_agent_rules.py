@@ -50,7 +50,7 @@ WHOLE: RegionBounds = (0, 4, 0, 3)
 UPPER: RegionBounds = (0, 2, 0, 3)
 LOWER: RegionBounds = (2, 4, 0, 3)
 REQUESTS = [f"r{number}" for number in range(80)]
-EPOCHS = st.integers(1, 12)
+BACK = st.integers(-1, 5)  # from the newest epoch
 CHANNELS = 2
 
 
@@ -93,8 +93,9 @@ class AgentRules(RuleBasedStateMachine):
         self.answers: list[machine.Event] = []  # of the process, which come when they come
         self.asked: list[machine.AskChunk] = []
         self.next_load = "well"
+        self.newest = 0
         self.computed: set[tuple[int, str, int, int]] = set()
-        self.assign(1, MODELS[0], replicas, False)
+        self.assign(MODELS[0], replicas, False, 0)
         while self.answers or self.asked:
             self.all_chunks()
             self.answer(0, "well")
@@ -152,17 +153,15 @@ class AgentRules(RuleBasedStateMachine):
     # --- what the orchestrator says ---
 
     @rule(
-        epoch=EPOCHS,
         model=st.sampled_from(MODELS),
         replicas=st.integers(0, 2),
-        alone=st.booleans(),
-        beside=st.integers(0, 12),
+        alone=st.sampled_from([False, False, False, True]),
+        back=st.integers(0, 4),
     )
-    def assign(self, epoch: int, model: ModelReference, replicas: int, alone: bool, beside: int = 0) -> None:
-        told = replace(assignment(epoch, model, replicas, alone), beside=beside)
-        others = [held.assignment for held in self.state.epochs]
-        if any(other.epoch == epoch and other.model != model for other in others):
-            return  # epochs are drawn from one counter
+    def assign(self, model: ModelReference, replicas: int, alone: bool, back: int) -> None:
+        """A new plan, with a number that no other one has had; perhaps it says which older one is in force."""
+        self.newest += 1
+        told = replace(assignment(self.newest, model, replicas, alone), beside=self.newest - back if back else 0)
         self.tell(machine.AssignmentArrived(told))
         assert self.tell(machine.AssignmentArrived(told)) == [], "it is retained, and comes again"
 
@@ -176,10 +175,10 @@ class AgentRules(RuleBasedStateMachine):
         operation=st.sampled_from(["fetch", "profile", "probe", "release", "nonsense"]),
         model=st.sampled_from([*MODELS, None]),
         number=st.integers(0, 200),
-        epoch=EPOCHS,
+        back=BACK,
     )
-    def command(self, operation: str, model: ModelReference | None, number: int, epoch: int) -> None:
-        self.tell(machine.CommandArrived(Command(operation, model, number, (ProfilePart(),), 1.0, epoch)))
+    def command(self, operation: str, model: ModelReference | None, number: int, back: int) -> None:
+        self.tell(machine.CommandArrived(Command(operation, model, number, (ProfilePart(),), 1.0, self.newest - back)))
 
     # --- what the process answers ---
 
@@ -327,9 +326,9 @@ class AgentRules(RuleBasedStateMachine):
         outputs = {part.tensor: noise(work.request, part.tensor, part.region) for part in step.outputs}
         self.tell(machine.StepDone(work.epoch, work.request, work.attempt, work.step, outputs, 0.01, self.now))
 
-    @rule(epoch=EPOCHS, request=st.sampled_from(REQUESTS), attempt=st.integers(0, 3))
-    def undelivered(self, epoch: int, request: str, attempt: int) -> None:
-        self.tell(machine.StepFailed(epoch, request, "bee is silent", attempt))
+    @rule(back=BACK, request=st.sampled_from(REQUESTS), attempt=st.integers(0, 3))
+    def undelivered(self, back: int, request: str, attempt: int) -> None:
+        self.tell(machine.StepFailed(self.newest - back, request, "bee is silent", attempt))
 
     @rule(seconds=st.sampled_from([0.5, 6.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
