@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -302,7 +303,7 @@ class OrchestratorService:
         self._intake.taken(request)
         name = request.message.topic.rpartition("/")[2]
         if (model := self.models.by_name.get(name)) is not None:
-            model.request(request.name, request.message.payload)
+            model.request(request.name, request.message.payload, request.message.expiry or math.inf)
             return
         served = ", ".join(self.models.by_name) or "none"
         reason = f"there is no model {name}; served are: {served}"

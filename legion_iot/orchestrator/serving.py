@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import queue
 import time
@@ -148,8 +149,8 @@ class ServedModel:
         while not self._planned.empty():
             self.step(self._planned.get())
 
-    def request(self, request: str, payload: bytes) -> None:
-        """A request of that name, with an input as it was published."""
+    def request(self, request: str, payload: bytes, seconds: float = math.inf) -> None:
+        """A request of that name, with an input as it was published, and for so long at most."""
         self._taken = time.monotonic()
         if len(self.state.requests.waiting) >= QUEUE:  # it is not read in vain
             self.step(machine.RequestArrived(request, ()))
@@ -160,7 +161,7 @@ class ServedModel:
             self._finish(machine.RequestEnded(request, self.state.epoch, 0.0, error="bad-input", reason=str(error)))
             return
         self._inputs[request] = array
-        self.step(machine.RequestArrived(request, (array,)))
+        self.step(machine.RequestArrived(request, (array,), seconds))
 
     def _on_planned(self, answer: machine.PlannerAnswered) -> None:
         self._planned.put(answer)

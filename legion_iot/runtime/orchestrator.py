@@ -120,7 +120,7 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
         case FragmentArrived():
             effects += _fragment(state, event, now)
         case RequestArrived():
-            effects += state.requests.arrive(event.request, event.inputs, state.epoch, now)
+            effects += state.requests.arrive(event.request, event.inputs, state.epoch, now, event.seconds)
         case MetricsArrived():
             failover.heard(state.agents.setdefault(event.agent, AgentRecord()))
         case LinkLost():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -83,10 +84,14 @@ class FragmentArrived:
 
 @dataclass(frozen=True, slots=True)
 class RequestArrived:
-    """An input for the network: one array for each of its inputs, of their shapes and dtypes."""
+    """An input for the network: one array for each of its inputs, of their shapes and dtypes.
+
+    After `seconds`, where its sender says so, nobody waits for the answer any more.
+    """
 
     request: str
     inputs: tuple[Array, ...]
+    seconds: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ MOST_ATTEMPTS = 6
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One that has not ended; with an `epoch` it is under way.
+    """One that has not ended, and does so after `seconds` at the latest; with an `epoch` it is under way.
 
     `blamed` are the agents at which attempts have failed, once for each; `left_out` are those who get no work for it.
     """
@@ -49,6 +49,7 @@ class Request:
     request: str
     arrived: float
     inputs: tuple[Array, ...]
+    seconds: float = REQUEST_TIMEOUT
     attempt: int = 1
     epoch: Epoch | None = None
     replica: int = 0
@@ -75,12 +76,14 @@ class Requests:
         epochs = {id(each.epoch): each.epoch for each in self.under_way.values()}
         return max((_window(epoch) for epoch in epochs.values() if epoch is not None), default=WINDOW)
 
-    def arrive(self, request: str, inputs: tuple[Array, ...], epoch: int, now: float) -> list[Effect]:
-        """A new request; `epoch` is the newest."""
+    def arrive(
+        self, request: str, inputs: tuple[Array, ...], epoch: int, now: float, seconds: float = math.inf
+    ) -> list[Effect]:
+        """A new request, for so many seconds at most; `epoch` is the newest."""
         if len(self.waiting) >= QUEUE:
             reason = f"{QUEUE} requests wait already; send it again later"
             return [RequestEnded(request, epoch, 0.0, error="busy", reason=reason)]
-        self.waiting.append(Request(request, now, inputs))
+        self.waiting.append(Request(request, now, inputs, min(seconds, REQUEST_TIMEOUT)))
         return []
 
     def waited(self, now: float) -> float:
@@ -219,10 +222,10 @@ class Requests:
         """End all that are under way."""
         return [self.end(request, now, error=error, reason=reason) for request in list(self.under_way.values())]
 
-    def end_waiting(self, now: float, error: str, reason: str, before: float = math.inf) -> list[Effect]:
-        """End all that wait and have arrived before then."""
+    def end_waiting(self, now: float, error: str, reason: str) -> list[Effect]:
+        """End all that wait."""
         effects: list[Effect] = []
-        while self.waiting and self.waiting[0].arrived < before:
+        while self.waiting:
             effects.append(self._end(self.waiting.popleft(), now, error=error, reason=reason))
         return effects
 
@@ -230,8 +233,12 @@ class Requests:
         """End what has taken too long; `detail` says why requests wait."""
         effects: list[Effect] = []
         for request in list(self.under_way.values()):
-            if now - request.arrived > REQUEST_TIMEOUT:
-                reason = f"no answer within {REQUEST_TIMEOUT:g} s"
+            if now - request.arrived > request.seconds:
+                reason = f"no answer within {request.seconds:g} s"
                 effects.append(self.end(request, now, error="deadline", reason=reason))
-        reason = f"the group was not ready within {REQUEST_TIMEOUT:g} s ({detail})"
-        return effects + self.end_waiting(now, "deadline", reason, before=now - REQUEST_TIMEOUT)
+        late = [request for request in self.waiting if now - request.arrived > request.seconds]
+        for request in late:
+            self.waiting.remove(request)
+            reason = f"the group was not ready within {request.seconds:g} s ({detail})"
+            effects.append(self._end(request, now, error="deadline", reason=reason))
+        return effects

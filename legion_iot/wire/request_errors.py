@@ -10,6 +10,6 @@ REQUEST_ERRORS = {
     "agent-lost": "agents with work in the request went offline, restarted or were late, in six attempts",
     "no-agents": "nobody is left",
     "tile-failed": "its tiles fail wherever they run, or in six attempts",
-    "deadline": "no answer within 120 s",
+    "deadline": "no answer within 120 s, or the request's message expiry where that is shorter",
     "restarted": "the orchestrator ended, or was killed, before it had an answer",
 }

@@ -220,6 +220,15 @@ def test_a_request_that_is_never_answered_ends_by_its_deadline_and_frees_its_mem
     assert len(exchange) == 0
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_request_ends_when_its_sender_waits_no_longer(waits: bool) -> None:
+    state = new_state() if waits else serving("ant")
+    assert ends(tell(state, request(state, "long"), replace(request(state, "short"), seconds=5.0))) == []
+    assert ends(tell(state, machine.Tick(), now=START + 4.9)) == []
+    assert ends(tell(state, machine.Tick(), now=START + 5.1)) == [("short", "deadline")]
+    assert ends(tell(state, machine.Tick(), now=START + REQUEST_TIMEOUT + 1)) == [("long", "deadline")]
+
+
 def _fragment(state: machine.State, name: str, form: TensorForm, rows: int) -> machine.FragmentArrived:
     """The first rows of the answer, from the agent that makes them."""
     tensor = state.network.graph.outputs[0]
