@@ -160,15 +160,15 @@ def creeping(trials: Sequence[Trial]) -> dict[str, int]:
 def lines(report: BenchReport) -> list[str]:
     """The rows, for people."""
     shown = [
-        f"{'FAULT':<22}{'SENT':>5}{'OK':>5}{'LOST':>5}{'WRONG':>6}{'RECOVERY':>10}{'NORMAL':>9}{'LONGEST':>9}  FAILED"
+        f"{'FAULT':<30}{'SENT':>5}{'OK':>5}{'LOST':>5}{'WRONG':>6}{'RECOVERY':>10}{'NORMAL':>9}{'LONGEST':>9}  FAILED"
     ]
     for row in report.rows:
         if "skipped" in row:
-            shown.append(f"{row['fault']:<22}skipped: {row['skipped']}")
+            shown.append(f"{row['fault']:<30}skipped: {row['skipped']}")
             continue
         failed = ", ".join(f"{count} {code}" for code, count in row["failed"].items())
         shown.append(
-            f"{row['fault']:<22}{row['sent']:>5}{row['ok']:>5}{row['lost']:>5}{row['wrong']:>6}"
+            f"{row['fault']:<30}{row['sent']:>5}{row['ok']:>5}{row['lost']:>5}{row['wrong']:>6}"
             f"{row['recovery_s']:>8.2f} s{row['normal_ms']:>6.0f} ms{row['under_way_ms']:>6.0f} ms  {failed or '–'}"
         )
     return shown

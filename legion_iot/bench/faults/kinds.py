@@ -21,6 +21,7 @@ from legion_iot.errors import AgentError
 from legion_iot_broker.mosquitto import find_mosquitto
 
 MID_INFERENCE = 0.06  # seconds after a request was sent, in which agents have begun with it
+GONE, STOPPED = 1.0, 5.0  # seconds
 DELAY = 0.5  # seconds one way
 OVERLOAD = 10
 NOTICED_TIMEOUT = 60.0  # seconds
@@ -56,6 +57,18 @@ def _kill_agent(group: Group) -> Iterator[float]:
 
 
 @contextlib.contextmanager
+def _kill_all_agents(group: Group) -> Iterator[float]:
+    group.client.ask()
+    time.sleep(MID_INFERENCE)
+    for agent in group.agents.values():
+        agent.kill()
+    time.sleep(GONE)
+    for agent in group.agents.values():
+        agent.start()
+    yield time.monotonic()
+
+
+@contextlib.contextmanager
 def _stop_agent(group: Group) -> Iterator[float]:
     group.client.ask()
     time.sleep(MID_INFERENCE)
@@ -79,6 +92,30 @@ def _kill_orchestrator(group: Group) -> Iterator[float]:
     group.client.ask()
     time.sleep(MID_INFERENCE)
     group.orchestrator.kill()
+    group.orchestrator.start()
+    yield time.monotonic()
+
+
+@contextlib.contextmanager
+def _stop_orchestrator(group: Group) -> Iterator[float]:
+    """For longer than a tile may take: nobody else is to blame."""
+    group.orchestrator.signal(signal.SIGSTOP)
+    try:
+        time.sleep(STOPPED)
+    finally:
+        group.orchestrator.signal(signal.SIGCONT)
+    yield time.monotonic()
+
+
+@contextlib.contextmanager
+def _kill_both(group: Group) -> Iterator[float]:
+    """The orchestrator and the broker, as when the machine that both run on is switched off and on."""
+    group.client.ask()
+    time.sleep(MID_INFERENCE)
+    group.orchestrator.kill()
+    group.broker.kill()
+    time.sleep(GONE)
+    group.broker.start()
     group.orchestrator.start()
     yield time.monotonic()
 
@@ -187,6 +224,9 @@ FAULTS = (
     Fault("kill-agent", _kill_agent),
     Fault("stop-agent", _stop_agent),
     Fault("kill-orchestrator", _kill_orchestrator, mqtt_repeats=True, ends_reopened=True, needs=_no_sessions),
+    Fault("kill-all-agents", _kill_all_agents, quick=False),
+    Fault("stop-orchestrator", _stop_orchestrator, quick=False),
+    Fault("kill-orchestrator-and-broker", _kill_both, mqtt_repeats=True, ends_reopened=True, quick=False),
     Fault("cut-link", _cut, seconds=6.0, quick=False),
     Fault("cut-link-long", _cut, seconds=25.0, quick=False),
     Fault("delay", _delay, seconds=4.0, quick=False),
