@@ -64,8 +64,9 @@ class Device:
         """A look at all of it."""
         temperatures = {zone: value / 1000 for zone in self._zones if (value := _number(zone / "temp")) is not None}
         slowed = list(self._slowed())
-        resident = self._resident()
-        problems = [*self._hot(temperatures), *slowed, *self._short_of_memory(resident), *self._short_of_disk()]
+        resident, shared = self._pages()
+        own = resident - shared  # the kernel takes pages of files back when it needs them
+        problems = [*self._hot(temperatures), *slowed, *self._short_of_memory(own), *self._short_of_disk()]
         return Readings(
             load=round(os.getloadavg()[0], 2),
             temperature=max(temperatures.values(), default=None),
@@ -95,13 +96,15 @@ class Device:
     def _counted(self) -> dict[Path, int]:
         return {path: count for path in self._counters if (count := _number(path)) is not None}
 
-    def _resident(self) -> int:
-        fields = (_text(self._proc / "self/statm") or "0 0").split()
-        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+    def _pages(self) -> tuple[int, int]:
+        """Bytes of our memory that are there, and those of them that are pages of files (proc(5), statm)."""
+        fields = (_text(self._proc / "self/statm") or "0 0 0").split()
+        page = os.sysconf("SC_PAGE_SIZE")
+        return int(fields[1]) * page, int(fields[2]) * page
 
-    def _short_of_memory(self, resident: int) -> Iterator[str]:
-        if resident > self._memory_limit * (1 - LEAST_LEFT):
-            yield f"{resident / 1e6:.0f} of {self._memory_limit / 1e6:.0f} MB of memory are in use"
+    def _short_of_memory(self, own: int) -> Iterator[str]:
+        if own > self._memory_limit * (1 - LEAST_LEFT):
+            yield f"{own / 1e6:.0f} of {self._memory_limit / 1e6:.0f} MB of memory are in use"
         lines = (line.split() for line in (_text(self._proc / "meminfo") or "").splitlines())
         kilobytes = {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
         total, available = kilobytes.get("MemTotal:", 0), kilobytes.get("MemAvailable:")
