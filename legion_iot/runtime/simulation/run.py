@@ -22,11 +22,9 @@ from legion_iot.runtime.simulation.invariants import SLACK, BrokenInvariant, hol
 from legion_iot.runtime.simulation.orchestrator_process import OrchestratorStep
 from legion_iot.runtime.simulation.scenery import Teams
 
-SPAN = 120.0  # seconds in which requests and faults come
+SPAN = 120.0  # seconds in which requests and faults come; a third of them where faults are few
 FAULTS_OF_A_RUN = 12  # or one of each kind, where that is more,
-AGENT_FAULTS = (
-    6000  # and this divided by the number of agents, where that is less: each fault has all of them planned for
-)
+AGENT_FAULTS = 2000  # and this divided by the number of agents, where that is less: for each, all are planned for
 WILLS = 16.0  # seconds after which the last will has come
 RECOVERY = REQUEST_TIMEOUT + 60.0  # seconds from the last fault until the group serves
 LAST_REQUESTS = 3  # asked when all is well again
