@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from legion_iot.bench.faults.bench import chosen, creeping
+from legion_iot.bench.faults.bench import chosen, creeping, run
 from legion_iot.bench.faults.client import Asked, Asking
 from legion_iot.bench.faults.kinds import FAULTS
 from legion_iot.bench.faults.programs import Figures
-from legion_iot.bench.faults.trial import Trial, answered_twice, growth
+from legion_iot.bench.faults.trial import QUICK, Trial, answered_twice, growth
 from legion_iot.errors import UsageError
 from legion_iot.wire.messages import Result
 
@@ -70,3 +70,8 @@ def test_a_soak_compares_processes_that_live_on_with_themselves() -> None:
 
 def test_a_soak_leaves_the_orchestrator_alive() -> None:
     assert "kill-orchestrator" not in {fault.name for fault in chosen([], False, 1)}
+
+
+def test_what_cannot_be_done_here_is_said() -> None:
+    with pytest.raises(UsageError, match="no such thing here"):
+        run([replace(PLAIN, needs=lambda: "no such thing here")], 0, QUICK, lambda text, fraction: None)

@@ -14,7 +14,6 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from legion_iot.bench.faults.group import AGENTS, Group, running_group
 from legion_iot.bench.faults.kinds import FAULTS, Fault
@@ -52,10 +51,14 @@ def chosen(names: Sequence[str], quick: bool, soak_minutes: float) -> list[Fault
 def run(faults: Sequence[Fault], soak_minutes: float, effort: Effort, progress: Progress) -> BenchReport:
     """Every fault once, or for so many minutes one after the other by chance.
 
-    Raises LegionError where a group never recovers.
+    Raises UsageError where nothing of it can be done here, LegionError where a group never recovers.
     """
+    needs = {fault.name: fault.needs() for fault in faults}
+    able = [fault for fault in faults if not needs[fault.name]]
+    skipped = [{"fault": name, "skipped": reason} for name, reason in needs.items() if reason]
+    if not able:
+        raise UsageError(f"nothing of this can be done here: {'; '.join(sorted(set(needs.values())))}")
     trials: list[Trial] = []
-    skipped: list[dict[str, Any]] = []
     left: list[str] = []
     unruly: list[str] = []
     titles: list[str] = []
@@ -63,8 +66,6 @@ def run(faults: Sequence[Fault], soak_minutes: float, effort: Effort, progress: 
         directory.chmod(0o755)
         progress("computing the right answers", None)
         work = prepare(directory)
-        able = [fault for fault in faults if not fault.needs()]
-        skipped += [{"fault": fault.name, "skipped": fault.needs()} for fault in faults if fault.needs()]
         for persistent in (False, True):
             mine = [fault for fault in able if fault.persistent == persistent]
             if not mine:
