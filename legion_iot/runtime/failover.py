@@ -1,11 +1,11 @@
 """Going on without an agent: when it is lost, late, or cannot be trusted, what it was to do is done by others.
 
 Theory. An agent is lost when its will says so. It is late when a request waits for its step for longer than the plan
-lets expect, and it has reported no other step meanwhile; this is known long before the broker's keep-alive runs out.
-A late agent gets no work until something is heard of it, and then more patience. An attempt that failed is made again;
-what fails twice at the same agent goes on without that agent, which is then left out until it has restarted. But when
-the same request fails at another agent, too, then it is the request that is at fault, and nobody is left out for it;
-where what is wrong is NaN, the model itself makes it.
+lets expect, and it has reported no other step meanwhile; this is known long before the broker's keep-alive runs out. A
+late agent gets no work until something is heard of it, and more patience then if that is soon. An attempt that failed
+is made again; what fails twice at the same agent goes on without that agent, which is then left out until it has
+restarted. But when the same request fails at another agent, too, then it is the request that is at fault, and nobody is
+left out for it; where what is wrong is NaN, the model itself makes it.
 
 | event                                        | the agent           | requests it has work for                       |
 |----------------------------------------------|---------------------|------------------------------------------------|
@@ -35,6 +35,7 @@ from legion_iot.wire.messages import Failed
 GRACE = 3.0  # seconds after the broker can be reached again, in which others find it, too
 OWN_PAUSE = 1.0  # seconds without any event, after which it was we who stood still
 MOST_PATIENCE = 64.0
+AWAY = 8.0  # seconds of silence, after which an agent that is suspected was away indeed
 FORGIVEN = 600.0  # seconds after which an agent that was late is trusted like any other
 SAME_REQUEST = 2  # times that a request may fail at one agent
 STRIKES = 5  # requests that an agent may fail,
@@ -124,14 +125,15 @@ def worked(record: AgentRecord, now: float) -> None:
     """An agent has done a step."""
     record.worked_at = now
     record.sound += 1
-    heard(record)
+    heard(record, now)
 
 
-def heard(record: AgentRecord) -> None:
-    """An agent is alive."""
+def heard(record: AgentRecord, now: float) -> None:
+    """An agent is alive; where that is heard soon, it was suspected too early."""
     if record.suspected:
         record.suspected = ""
-        record.patience = min(2 * record.patience, MOST_PATIENCE)
+        if now - record.suspected_at <= AWAY:
+            record.patience = min(2 * record.patience, MOST_PATIENCE)
 
 
 def stood_still(state: State, now: float) -> None:

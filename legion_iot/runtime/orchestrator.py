@@ -106,6 +106,8 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
     if (name := getattr(event, "agent", "")) and name not in state.agents and len(state.agents) >= MOST_AGENTS:
         state.dropped += 1
         return []
+    if _says_nothing_new(state, event):
+        return []
     before = len(state.requests.waiting), name in state.agents and state.agents[name].is_member
     effects: list[Effect] = []
     match event:
@@ -122,7 +124,7 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
         case RequestArrived():
             effects += state.requests.arrive(event.request, event.inputs, state.epoch, now, event.seconds)
         case MetricsArrived():
-            failover.heard(state.agents.setdefault(event.agent, AgentRecord()))
+            failover.heard(state.agents.setdefault(event.agent, AgentRecord()), now)
         case LinkLost():
             failover.link_lost(state)
         case LinkFound():
@@ -133,6 +135,18 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
     rules_apply = effects or before != after or not _follows_nothing(state, event)
     effects = without_trials(state, effects, now)
     return effects + (without_trials(state, _advance(state, now), now) if rules_apply else [])
+
+
+def _says_nothing_new(state: State, event: Event) -> bool:
+    """Whether an agent retains what it had retained before: all of them do so when a broker comes back."""
+    match event:
+        case AgentInfoArrived(agent=agent, info=info):
+            return agent in state.agents and state.agents[agent].info == info
+        case AgentStateArrived(agent=agent, state=said) if agent in state.agents and said.is_present:
+            record = state.agents[agent]
+            same = record.online and record.session == said.session and record.draining == (said.state == "draining")
+            return same and not record.suspected
+    return False
 
 
 def _agent_state(state: State, event: AgentStateArrived, now: float) -> list[Effect]:
@@ -152,7 +166,7 @@ def _agent_state(state: State, event: AgentStateArrived, now: float) -> list[Eff
         record = state.agents[event.agent] = replace(fresh, patience=record.patience, suspected_at=record.suspected_at)
         state.selection.forget()
     record.online, record.draining = True, said.state == "draining"
-    failover.heard(record)
+    failover.heard(record, now)
     return lost
 
 
@@ -164,7 +178,7 @@ def _report(state: State, event: ReportArrived, now: float) -> list[Effect]:
                 state.dropped += 1  # of an assignment that has been replaced; the newer one still loads
                 return []
             record.task = "" if record.task == "load" else record.task
-            failover.heard(record)
+            failover.heard(record, now)
         case Measured() as answer:
             return measured(state, event.agent, answer, now)
         case Failed(request=request) as failed if request:
