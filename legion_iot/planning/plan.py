@@ -102,6 +102,10 @@ def _partition(whole: Region, parts: Sequence[Region]) -> bool:
     """Whether the parts are inside the whole, not empty, and cover each element of it once."""
     if any(not part.area or part not in whole for part in parts):
         return False
+    if all(part.columns == whole.columns for part in parts):  # strips, of which there may be a thousand
+        rows = sorted((part.rows.start, part.rows.stop) for part in parts)
+        ends = [whole.rows.start, *(stop for _, stop in rows)]
+        return [start for start, _ in rows] == ends[:-1] and ends[-1] == whole.rows.stop
     overlap = any(a.intersection(b).area for i, a in enumerate(parts) for b in parts[:i])
     return not overlap and sum(part.area for part in parts) == whole.area
 

@@ -59,6 +59,7 @@ class Selection:
         self._network, self._make_plan, self._objective, self._wire = network, make_plan, objective, wire
         self._members: tuple[Member, ...] = ()
         self._of_late = Samples()
+        self._interim: tuple[tuple[object, ...], Plan] | None = None  # the plan by known speeds, and by what
         self._chosen: Plan | None = None
         self._begun = 0.0
 
@@ -102,6 +103,12 @@ class Selection:
 
     def _by_known_speeds(self) -> Plan:
         """Raises AgentError where the plan is none for these members."""
+        known = self._members, self.shared.samples, self._of_late, self.shared.own_link
+        if self._interim is None or any(new is not old for new, old in zip(known, self._interim[0], strict=True)):
+            self._interim = known, self._new_by_known_speeds()
+        return self._interim[1]
+
+    def _new_by_known_speeds(self) -> Plan:
         plan = self._make_plan(self._network, speeds(self.predictor()))
         if wrong := self._wrong(plan):
             raise AgentError(wrong)

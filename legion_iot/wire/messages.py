@@ -6,6 +6,7 @@ the model, which all participants hold under the same SHA-256.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -72,9 +73,14 @@ class AgentInfo:
     @property
     def board_class(self) -> str:
         """Devices of one class are taken to be equally fast."""
-        share = f" at {self.cpu_share:g} cores" if self.cpu_share else ""
-        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        return f"{self.board:.128}{share}, {threads}, {self.runtime} {self.runtime_version} {self.kernel_path}"[:256]
+        kernels = f"{self.runtime} {self.runtime_version} {self.kernel_path}"
+        return _board_class(self.board, self.cpu_share, self.threads, kernels)
+
+
+@functools.lru_cache(1024)
+def _board_class(board: str, cpu_share: float, threads: int, kernels: str) -> str:
+    share = f" at {cpu_share:g} cores" if cpu_share else ""
+    return f"{board:.128}{share}, {threads} thread{'s' if threads != 1 else ''}, {kernels}"[:256]
 
 
 @dataclass(frozen=True, slots=True)
