@@ -166,7 +166,7 @@ def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:
                 "pid": a.pid,
                 "board": a.board,
                 "runtime": a.runtime,
-                "whole_model_ms": round(a.whole_model_ms, 3),
+                "whole_model_ms": None if a.whole_model_ms is None else round(a.whole_model_ms, 3),
                 "tiles": a.tiles,
             }
             for a in report.agents

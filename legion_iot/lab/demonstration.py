@@ -128,7 +128,7 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
         )
         trace = _trace(group.model, ended, f"{options.model_name} over {meeting.title}") if options.traced else None
         if lab is not None:  # a single device of the lab is as slow as the others
-            fastest = min(agent.whole_model_ms for agent in report.agents)
+            fastest = min(each.whole_model_ms for each in report.agents if each.whole_model_ms is not None)
             report = dataclasses.replace(report, single_device_ms=fastest)
         return dataclasses.replace(report, lab=lab, trace=trace)
 
@@ -255,6 +255,7 @@ def _send(
                 raise RequestError(f"the request ended with {result.error}: {result.reason}")
             results.append(result)
             latencies.append((stop - start) * 1e3)
+            _check(agents, [])  # the group goes on without an agent that has died; what is shown would not
     finally:
         client.close()
     return results, [group.ended.get(timeout=5.0) for _ in results], latencies

@@ -59,12 +59,12 @@ class TurnReport:
 
 @dataclass(frozen=True, slots=True)
 class AgentReport:
-    """One agent that took part."""
+    """One agent that took part; the time it would need alone is not known of one that was left out in the end."""
 
     name: str
     pid: int
     runtime: str
-    whole_model_ms: float
+    whole_model_ms: float | None
     tiles: int
     board: str = ""
 
@@ -202,11 +202,13 @@ def agent_report(agent: Agent, model: ServedModel) -> AgentReport:
     info = record.info
     turns = model.state.plan.turns if model.state.plan else ()
     tiles = sum(tile.agent == agent.name for turn in turns for block in turn.blocks for tile in block.tiles)
+    predictor = model.state.selection.predictor()
+    known = agent.name in predictor.group.names
     return AgentReport(
         agent.name,
         agent.pid,
         f"{info.runtime} {info.runtime_version} ({info.kernel_path})",
-        whole_seconds(model.state.selection.predictor(), agent.name) * 1e3,
+        whole_seconds(predictor, agent.name) * 1e3 if known else None,
         tiles,
         info.board,
     )
