@@ -47,7 +47,8 @@ class Listener:
         found = []
         while not self.commands.empty():
             agent, command = self.commands.get()
-            found.append((agent, command["operation"]))
+            if command["operation"] != "release":  # of the plan before, once the next is in force
+                found.append((agent, command["operation"]))
         return found
 
     def close(self) -> None:
