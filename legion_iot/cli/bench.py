@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +49,7 @@ def footprint(
 
     with progress_line(quiet=as_json) as progress:
         report = bench.run(quick, progress)
-    if not as_json:
-        for line in bench.lines(report):
-            out.print(line, markup=False, highlight=False)
-    show(report, as_json)
+    show(report, as_json, bench.lines)
 
 
 @app.command("lab")
@@ -99,10 +97,7 @@ def planner(
         return
     with progress_line(quiet=as_json) as progress:
         report = bench.run(trace, quick, progress)
-    if not as_json:
-        for line in bench.lines(report):
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
-    show(report, as_json)
+    show(report, as_json, bench.lines, soft_wrap=True)
 
 
 @app.command("transport")
@@ -119,10 +114,7 @@ def transport(
 
     with progress_line(quiet=as_json) as progress:
         report = bench.run(quick, progress, rootless)
-    if not as_json:
-        for line in bench.lines(report):
-            out.print(line, markup=False, highlight=False)
-    show(report, as_json)
+    show(report, as_json, bench.lines)
 
 
 @app.command("wire")
@@ -138,10 +130,7 @@ def wire(
 
     with progress_line(quiet=as_json) as progress:
         report = bench.run(quick, progress)
-    if not as_json:
-        for line in bench.lines(report):
-            out.print(line, markup=False, highlight=False)
-    show(report, as_json)
+    show(report, as_json, bench.lines)
 
 
 @app.command("faults")
@@ -161,20 +150,25 @@ def faults(
     wanted = bench.chosen(fault or [], quick, soak)
     with progress_line(quiet=as_json) as progress:
         report = bench.run(wanted, soak, QUICK if quick else FULL, progress)
-    if not as_json:
-        for line in bench.lines(report):
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
-    show(report, as_json)
+    show(report, as_json, bench.lines, soft_wrap=True)
 
 
-def show(report: BenchReport, as_json: bool) -> None:
-    """Print the report; exits 1 where a check falls short."""
+def show(
+    report: BenchReport,
+    as_json: bool,
+    lines: Callable[[BenchReport], Iterable[str]] = lambda report: (),
+    *,
+    soft_wrap: bool = False,
+) -> None:
+    """Print the report, for people with what `lines` makes of it first; exits 1 where a check falls short."""
     if as_json:
         typer.echo(json.dumps({
             "schema": 1, "bench": report.name, "ok": report.ok, "setting": report.setting,
             "rows": [_rounded(row) for row in report.rows], "checks": [asdict(check) for check in report.checks],
         }))  # fmt: skip
     else:
+        for line in lines(report):
+            out.print(line, markup=False, highlight=False, soft_wrap=soft_wrap)
         out.print(", ".join(f"{key} {value}" for key, value in report.setting.items()), markup=False)
         table = Table(box=None, pad_edge=False)
         for title in ("CHECK", "VALUE", "TARGET", ""):

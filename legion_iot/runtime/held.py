@@ -14,7 +14,7 @@ from legion_iot.runtime.exchange import Exchange
 from legion_iot.wire.messages import Assignment, PeerRegion
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class HeldEpoch:
     """One assignment; without an `exchange` it is not loaded. `ready_at` is when it was."""
 

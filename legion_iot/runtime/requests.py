@@ -73,8 +73,8 @@ class Requests:
     @property
     def window(self) -> int:
         """How many may be under way: as many as any epoch allows that they run by."""
-        epochs = {id(each.epoch): each.epoch for each in self.under_way.values()}
-        return max((_window(epoch) for epoch in epochs.values() if epoch is not None), default=WINDOW)
+        epochs = {each.epoch for each in self.under_way.values() if each.epoch is not None}
+        return max(map(_window, epochs), default=WINDOW)
 
     def arrive(
         self, request: str, inputs: tuple[Array, ...], epoch: int, now: float, seconds: float = math.inf

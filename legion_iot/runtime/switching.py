@@ -86,8 +86,7 @@ def release(state: State) -> list[Effect]:
     if force is None or epochs.building is not None or epochs.released >= force.number or state.requests.beside(force):
         return []
     epochs.released = force.number
-    command = Command("release", state.model, epoch=force.number)
-    return [SendCommand(name, command) for name, record in sorted(state.agents.items()) if record.online]
+    return free_below(state, force.number)
 
 
 def release_all(state: State) -> list[Effect]:
@@ -95,7 +94,12 @@ def release_all(state: State) -> list[Effect]:
     if state.epochs.force is None or state.requests.under_way:
         return []
     state.epochs.force = state.epochs.building = None
-    command = Command("release", state.model, epoch=next(state.shared.epochs))
+    return free_below(state, next(state.shared.epochs))
+
+
+def free_below(state: State, epoch: int) -> list[Effect]:
+    """Tell all agents that are there to free what they hold of the model below an epoch."""
+    command = Command("release", state.model, epoch=epoch)
     return [SendCommand(name, command) for name, record in sorted(state.agents.items()) if record.online]
 
 

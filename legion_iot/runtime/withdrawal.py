@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from legion_iot.runtime.orchestrator import State
-from legion_iot.runtime.orchestrator_events import Effect, RequestEnded, SendCommand
+from legion_iot.runtime.orchestrator_events import Effect, RequestEnded
+from legion_iot.runtime.switching import free_below
 from legion_iot.runtime.trial import PREFIX
-from legion_iot.wire.messages import Command
 
 
 def withdraw(state: State, now: float) -> list[Effect]:
@@ -15,8 +15,7 @@ def withdraw(state: State, now: float) -> list[Effect]:
     ended += state.requests.end_waiting(now, "no-model", reason)
     state.selection.forget()
     state.shared.leave(state)
-    release = Command("release", state.model, epoch=next(state.shared.epochs))
     return [
         *(each for each in ended if not (isinstance(each, RequestEnded) and each.request.startswith(PREFIX))),
-        *(SendCommand(name, release) for name, record in sorted(state.agents.items()) if record.online),
+        *free_below(state, next(state.shared.epochs)),
     ]
