@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from legion_iot.cli.console import err, find_model, out, progress_line
-from legion_iot.cli.devices import BASE_TOPIC, BROKER
+from legion_iot.cli.group_options import BASE_TOPIC, BROKER
 from legion_iot.interruption import temporary_directory
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from legion_iot.cli.console import check_wire, err, find_model, finite, out, progress_line
-from legion_iot.cli.devices import BASE_TOPIC, BROKER, CREDENTIALS, DEVICES, known_group
+from legion_iot.cli.group_options import BASE_TOPIC, BROKER, CREDENTIALS, DEVICES, known_group
 from legion_iot.errors import UsageError
 
 if TYPE_CHECKING:
