@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from legion_iot import __version__, errors, zoo
+from tests.cli.schemas import check
 
 SCRIPTS = Path(sys.executable).parent
 
@@ -88,7 +89,7 @@ def test_every_error_has_an_exit_code_of_its_own() -> None:
 def test_zoo_list_for_programs() -> None:
     done = run("legion", "zoo", "list", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    listed = json.loads(done.stdout)["networks"]
+    listed = check("zoo list", done.stdout)["networks"]
     assert [entry["name"] for entry in listed] == [entry.name for entry in zoo.catalogue()]
     assert all(entry["gflop"] > 0 and entry["licence"] for entry in listed)
 
