@@ -7,26 +7,14 @@ one, the model is asked for once more, and the answer says where to go on.
 
 from __future__ import annotations
 
-import queue
 import secrets
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn
 
 from legion_iot.errors import BrokerError, InputError, LegionError, ModelError, RequestError, UsageError
 from legion_iot.files import sha256_of
-from legion_iot.transport.connection import (
-    BrokerAddress,
-    Connected,
-    Connection,
-    Disconnected,
-    EventHandler,
-    Message,
-    Refused,
-    TransportEvent,
-)
+from legion_iot.orchestrator.asking import ABSENT, Asking, Connect, Progress
+from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
 from legion_iot.wire.bridge import (
@@ -40,14 +28,9 @@ from legion_iot.wire.bridge import (
     RemoveModel,
     UploadPiece,
 )
-from legion_iot.wire.messages import ModelReference, OrchestratorState
-from legion_iot.wire.topics import Topics, check_model_name
+from legion_iot.wire.messages import ModelReference
+from legion_iot.wire.topics import check_model_name
 
-Progress = Callable[[str, float | None], None]
-Connect = Callable[[BrokerAddress, str, EventHandler], Connection]
-
-OPEN_TIMEOUT = 10.0  # seconds
-ABSENT = 3.0  # seconds without an answer, where no orchestrator says that it is there
 PATIENCE = 60.0  # seconds without an answer otherwise, and for a link to come back
 ASK_AGAIN = 10.0  # seconds after which a request without an answer is sent once more
 PREPARING = 300.0  # seconds for a large model to be read on a slow machine
@@ -64,37 +47,16 @@ class _CutOff(Exception):
     """An upload has to ask where to go on."""
 
 
-class Operator:
+class Operator(Asking):
     """Asks the orchestrator of a group; use it in `with`. Raises BrokerError where the broker cannot be used.
 
     Methods raise RequestError where no orchestrator answers, or it refuses; BrokerError where the link stays cut.
     """
 
     def __init__(self, address: BrokerAddress, base_topic: str, connect: Connect = PahoConnection) -> None:
-        self._address, self.topics = address, Topics(base_topic)
-        self._events: queue.SimpleQueue[TransportEvent] = queue.SimpleQueue()
-        self._connection = connect(address, f"legion-operator-{secrets.token_hex(4)}", self._events.put)
-        self._state = ""  # of the orchestrator, as far as one has said it
+        client_id = f"legion-operator-{secrets.token_hex(4)}"
+        super().__init__(address, base_topic, client_id, lambda topics: [topics.bridge_response("+")], connect)
         self._answered = False  # whether there has ever been an answer
-        self._linked = False
-
-    def __enter__(self) -> Operator:
-        self._connection.open(OPEN_TIMEOUT)
-        topics = self.topics
-        operations = [topics.bridge_response("+"), topics.orchestrator_state()]
-        try:
-            self._next(time.monotonic() + OPEN_TIMEOUT)  # Connected
-            self._connection.subscribe([(topic, 1) for topic in operations])
-        except BaseException:
-            self._connection.abort()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # After an error, nothing that still waits is worth waiting for.
-        self._connection.close() if kind is None else self._connection.abort()
 
     # --- what can be done ---
 
@@ -173,7 +135,7 @@ class Operator:
         asked, patience = self._send(operation, request), PATIENCE
         since = asked
         while True:
-            before = self._state
+            before = self._state.state
             early = self._absent and self._linked and not self._answered
             until = since + (ABSENT if early else patience)
             event = self._next(min(until, asked + ASK_AGAIN))
@@ -193,26 +155,6 @@ class Operator:
         self._connection.publish(self.topics.bridge_request(operation), codec.to_json(request))
         return time.monotonic()
 
-    @property
-    def _absent(self) -> bool:
-        """Whether no orchestrator says that it is there."""
-        return self._state in ("", "offline")
-
-    def _next(self, deadline: float) -> TransportEvent | None:
-        """The next event, None when it is too late; takes note of what it tells of link and orchestrator."""
-        try:
-            event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            return None
-        match event:
-            case Refused(error=error):
-                raise error
-            case Connected() | Disconnected():
-                self._linked = isinstance(event, Connected)
-            case Message(topic=topic, payload=payload) if topic == self.topics.orchestrator_state():
-                self._state = codec.from_json(OrchestratorState, payload).state if payload else ""
-        return event
-
     def _response(self, event: TransportEvent | None, transaction: str) -> BridgeResponse | None:
         if not isinstance(event, Message) or event.topic == self.topics.orchestrator_state():
             return None
@@ -225,14 +167,6 @@ class Operator:
     def _check(self, response: BridgeResponse) -> None:
         if response.status != "ok":
             raise _ERRORS.get(response.code, RequestError)(response.error)
-
-    def _give_up(self) -> NoReturn:
-        if not self._linked:
-            raise BrokerError(f"the link to {self._address} is cut; look at the broker, then run this again to go on")
-        where = f"below {self.topics.base!r} at {self._address}"
-        if self._absent:
-            raise RequestError(f"no orchestrator is online {where}; start one with: legion orchestrator run")
-        raise RequestError(f"the orchestrator {where} is {self._state} and does not answer; look at what it logs")
 
 
 def _transaction() -> str:
