@@ -15,8 +15,7 @@ from typing import Any
 from legion_iot.errors import ProtocolError
 from legion_iot.files import replace_file
 from legion_iot.planning import samples as sample_store
-from legion_iot.planning.links import bounded
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import Link, bounded
 from legion_iot.planning.samples import Sample, Samples
 from legion_iot.wire import codec
 from legion_iot.wire.messages import Profile

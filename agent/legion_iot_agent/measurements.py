@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import Link
 from legion_iot.profiles import ProfileFile
 from legion_iot.transport.link import LinkProber
 from legion_iot.wire.messages import Command, Measured

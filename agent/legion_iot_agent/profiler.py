@@ -24,8 +24,9 @@ from legion_iot.model.blocks import Network, divide
 from legion_iot.model.cut import SubModel, cut_tail, cut_tile
 from legion_iot.model.geometry import Region
 from legion_iot.planning.costs import Predictor
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Block, tile_outputs
-from legion_iot.planning.problem import Device, Group, Link, Reading, TailRun, TileRun, Wish
+from legion_iot.planning.problem import Device, Group, Reading, TailRun, TileRun, Wish
 from legion_iot.planning.samples import Sample, Samples
 from legion_iot.wire.messages import Command, Measured, PartTime, ProfilePart
 from legion_iot.wire.tensors import region_of

@@ -7,7 +7,7 @@ builtin kernels order their sums by the size of the matrices they are given.
 
 With a wire dtype other than float32 the question is another one: every map between blocks, and to the tail, is sent and
 received as fragments of that form, whole, as if all of it had to travel; a group keeps the larger part where it was
-made. Then only outputs are compared, and the bound is `quantised.OUTPUT_BOUNDS`.
+made. Then only outputs are compared, and the bound is `wire.dtypes.OUTPUT_BOUNDS`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from legion_iot.model.blocks import Network
 from legion_iot.model.comparison import difference, same_bits
 from legion_iot.model.description import describe
 from legion_iot.orchestrator.answers import top_class
-from legion_iot.wire.quantised import EXACT, OUTPUT_BOUNDS
+from legion_iot.wire.dtypes import EXACT, OUTPUT_BOUNDS
 from legion_iot_agent.interpreter import runtime_info
 
 BUILTIN_FLOAT_BOUND = 1e-4  # of the largest magnitude of the tensor

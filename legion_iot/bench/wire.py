@@ -29,6 +29,7 @@ from legion_iot.interruption import temporary_directory
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.runtime.packing import pays
 from legion_iot.wire import quantised, zeros
+from legion_iot.wire.dtypes import EXACT, WIRES
 from legion_iot.wire.messages import Fragment
 from legion_iot.wire.tensors import as_map, bounds, fragments
 
@@ -58,7 +59,7 @@ def run(quick: bool, progress: Progress) -> BenchReport:
     for name in QUICK if quick else QUICK + FULL:
         progress(f"running {name}", None)
         maps = _maps(name, progress)
-        for wire in quantised.WIRES:
+        for wire in WIRES:
             progress(f"packing maps of {name} as {wire}", None)
             bodies, element_bytes = _bodies(maps, wire)
             rows += [_row(name, wire, title, codec, bodies, element_bytes) for title, codec in codecs.items()]
@@ -104,7 +105,7 @@ def _bodies(maps: Sequence[Array], wire: str) -> tuple[list[bytes], int]:
     bodies: list[bytes] = []
     for values in maps:
         whole = Region(Interval(0, values.shape[0]), Interval(0, values.shape[1]))
-        asked = "" if wire == quantised.EXACT else wire
+        asked = "" if wire == EXACT else wire
         header = Fragment("", 1, 1, 1, 0, bounds(whole), values.shape[2], str(values.dtype), asked)
         size = 0
         for piece in fragments(header, values, whole):

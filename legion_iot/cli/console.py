@@ -17,6 +17,7 @@ from rich.table import Column
 
 from legion_iot import zoo
 from legion_iot.errors import InputError, UsageError
+from legion_iot.wire.dtypes import WIRES
 
 if TYPE_CHECKING:
     from legion_iot.configuration.settings import Setting
@@ -73,8 +74,6 @@ def check_objective(objective: str) -> Objective:
 
 def check_wire(wire: str) -> str:
     """The value of `--wire` itself; raises UsageError for one that there is not."""
-    from legion_iot.wire.quantised import WIRES  # noqa: PLC0415 — loads numpy
-
     if wire not in WIRES:
         raise UsageError(f"--wire is {wire!r}; give {', '.join(WIRES[:-1])} or {WIRES[-1]}")
     return wire

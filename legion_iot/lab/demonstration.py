@@ -47,8 +47,8 @@ from legion_iot.runtime.exchange import wire_between
 from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
+from legion_iot.wire.dtypes import EXACT
 from legion_iot.wire.messages import Result
-from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.topics import Topics
 from legion_iot_agent.shapes import static_file
 

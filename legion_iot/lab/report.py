@@ -17,8 +17,8 @@ from legion_iot.orchestrator.serving import ServedModel
 from legion_iot.planning.plan import Block
 from legion_iot.planning.planners.balanced import whole_seconds
 from legion_iot.planning.routing import ORCHESTRATOR, Work
+from legion_iot.wire.dtypes import EXACT, OUTPUT_BOUNDS
 from legion_iot.wire.messages import Answer
-from legion_iot.wire.quantised import EXACT, OUTPUT_BOUNDS
 
 Array = npt.NDArray[Any]
 

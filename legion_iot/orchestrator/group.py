@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from legion_iot.errors import AgentError, ProtocolError
-from legion_iot.planning.links import ASSUMED, bounded
-from legion_iot.planning.problem import Device, Group, Link
+from legion_iot.planning.links import ASSUMED, Link, bounded
+from legion_iot.planning.problem import Device, Group
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Samples
 from legion_iot.profiles import MEASUREMENTS, ProfileFile

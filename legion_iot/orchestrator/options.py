@@ -8,7 +8,7 @@ from pathlib import Path
 from legion_iot.planning.planners.balanced import MakePlan, balanced
 from legion_iot.planning.problem import Objective, Planner
 from legion_iot.transport.connection import BrokerAddress
-from legion_iot.wire.quantised import EXACT
+from legion_iot.wire.dtypes import EXACT
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ from legion_iot.model.blocks import Network
 from legion_iot.model.cut import whole_or_flat
 from legion_iot.model.geometry import Region
 from legion_iot.planning.chains import Chains, chains
-from legion_iot.planning.problem import Costs, Device, Group, Link, Objective
+from legion_iot.planning.links import Link
+from legion_iot.planning.problem import Costs, Device, Group, Objective
 from legion_iot.planning.routing import ORCHESTRATOR, Transfer
 from legion_iot.planning.traffic import EXACT, least_element_bytes, messages
 

@@ -30,7 +30,8 @@ from typing import Any
 from legion_iot.errors import InputError
 from legion_iot.model.arithmetic import ARITHMETIC_CLASSES
 from legion_iot.planning.boards import LEAST_SPEED, MOST_SPEED, Speeds
-from legion_iot.planning.problem import Device, Group, Link
+from legion_iot.planning.links import Link
+from legion_iot.planning.problem import Device, Group
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Samples
 from legion_iot.toml_tables import check_keys, device_tables, number, numbered, parse, text, whole

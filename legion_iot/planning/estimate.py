@@ -34,8 +34,9 @@ from typing import Literal
 from legion_iot.errors import AgentError
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Region
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Plan
-from legion_iot.planning.problem import Costs, Group, Link
+from legion_iot.planning.problem import Costs, Group
 from legion_iot.planning.routing import ORCHESTRATOR, Router, Routing, Transfer, Work
 from legion_iot.planning.traffic import EXACT, messages
 

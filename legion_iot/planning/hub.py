@@ -16,8 +16,9 @@ from types import MappingProxyType
 import numpy as np
 
 from legion_iot.model.geometry import Interval, Region
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Block, Plan
-from legion_iot.planning.problem import Costs, Group, Link, Problem, Reading, TileRun
+from legion_iot.planning.problem import Costs, Group, Problem, Reading, TileRun
 from legion_iot.planning.shortest_path import Division
 from legion_iot.planning.strips import Floats, map_height, strip_tiles, strips, whole_map
 from legion_iot.planning.tables import Rows, StripTables

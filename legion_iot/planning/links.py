@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from legion_iot.planning.problem import Link
+from dataclasses import dataclass
 
 LEAST_LATENCY, MOST_LATENCY = 1e-6, 60.0  # seconds; what is outside has not been measured well
 LEAST_RATE, MOST_RATE = 10.0, 1e10  # bytes per second
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One participant's connection to the broker: `latency` in seconds for a small message to the broker or from it,
+
+    `up` and `down` in bytes per second.
+    """
+
+    latency: float
+    up: float
+    down: float
+
+
 ASSUMED = Link(0.001, 100e6 / 8, 100e6 / 8)  # the 100 Mbit/s Ethernet most small boards have
 
 

@@ -21,8 +21,9 @@ import numpy as np
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.costs import Predictor
 from legion_iot.planning.fits import Array
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Block, tile_outputs
-from legion_iot.planning.problem import Costs, Device, Group, Link
+from legion_iot.planning.problem import Costs, Device, Group
 from legion_iot.planning.strips import strips
 from legion_iot.planning.tile_rows import TileRows
 

@@ -13,23 +13,12 @@ from typing import Literal, Protocol
 from legion_iot.errors import AgentError
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Region
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.samples import Samples
 from legion_iot.planning.traffic import EXACT
 
 Objective = Literal["latency", "throughput"]
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One participant's connection to the broker: `latency` in seconds for a small message to the broker or from it,
-
-    `up` and `down` in bytes per second.
-    """
-
-    latency: float
-    up: float
-    down: float
 
 
 @dataclass(frozen=True, slots=True)

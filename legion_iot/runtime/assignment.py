@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from legion_iot.errors import ProtocolError
 from legion_iot.planning.routing import ORCHESTRATOR, Routing, Work
+from legion_iot.wire.dtypes import EXACT
 from legion_iot.wire.messages import AssignedStep, Assignment, ModelReference, PeerRegion, TensorRegion
-from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.tensors import bounds, region_of
 from legion_iot.wire.zeros import CODEC
 

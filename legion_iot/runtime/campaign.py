@@ -23,20 +23,9 @@ from dataclasses import dataclass, replace
 
 from legion_iot.model.blocks import Network
 from legion_iot.planning.costs import Predictor
-from legion_iot.planning.links import ASSUMED, bounded
+from legion_iot.planning.links import ASSUMED, Link, bounded
 from legion_iot.planning.plan import Plan
-from legion_iot.planning.problem import (
-    Device,
-    Group,
-    Link,
-    Objective,
-    PlanRun,
-    Problem,
-    Reading,
-    TailRun,
-    TileRun,
-    Wish,
-)
+from legion_iot.planning.problem import Device, Group, Objective, PlanRun, Problem, Reading, TailRun, TileRun, Wish
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Key, Samples
 from legion_iot.planning.traffic import EXACT

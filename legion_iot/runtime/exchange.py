@@ -16,8 +16,8 @@ from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Region
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.runtime.attempts import Attempt
+from legion_iot.wire.dtypes import EXACT
 from legion_iot.wire.messages import Fragment, PeerRegion
-from legion_iot.wire.quantised import EXACT
 from legion_iot.wire.tensors import Array, Assembly, has_nan, read_fragment, region_of
 
 # Requests with unfinished steps, for each replica; beyond it the one is dropped that was silent for longest.

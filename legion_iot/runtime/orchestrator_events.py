@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Plan
-from legion_iot.planning.problem import Link, Problem, Reading, Wish
+from legion_iot.planning.problem import Problem, Reading, Wish
 from legion_iot.wire.messages import (
     AgentInfo,
     AgentState,

@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from legion_iot.model.blocks import Network
+from legion_iot.planning.links import Link
 from legion_iot.planning.memory import network_bytes
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.planners.balanced import MakePlan, balanced
-from legion_iot.planning.problem import Link, Objective
+from legion_iot.planning.problem import Objective
 from legion_iot.planning.routing import Routing
 from legion_iot.runtime.epochs import Epochs
 from legion_iot.runtime.requests import Requests
 from legion_iot.runtime.selection import Selection
 from legion_iot.runtime.shared import Shared
+from legion_iot.wire.dtypes import EXACT
 from legion_iot.wire.messages import AgentInfo, ModelReference, TileTiming
-from legion_iot.wire.quantised import EXACT
 
 MOST_AGENTS = 4096  # whose names are remembered
 

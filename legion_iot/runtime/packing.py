@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from legion_iot.model.blocks import Network
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import Link
 from legion_iot.planning.routing import Routing
 from legion_iot.planning.traffic import least_element_bytes
 from legion_iot.wire.messages import AgentInfo, CodecSpeed

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from legion_iot.errors import AgentError, ModelError
 from legion_iot.model.blocks import Network
 from legion_iot.planning.costs import Predictor
-from legion_iot.planning.links import ASSUMED, bounded
+from legion_iot.planning.links import ASSUMED, Link, bounded
 from legion_iot.planning.plan import Plan, check
 from legion_iot.planning.planners.balanced import MakePlan, speeds
-from legion_iot.planning.problem import Device, Group, Link, Objective
+from legion_iot.planning.problem import Device, Group, Objective
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Samples
 from legion_iot.runtime import drift

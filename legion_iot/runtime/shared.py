@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import Link
 from legion_iot.planning.samples import Samples
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ import statistics
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from legion_iot.planning.links import MOST_RATE, bounded
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import MOST_RATE, Link, bounded
 
 SMALL = 16  # bytes
 ROUNDS = 12  # echoes of so many bytes

@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass
 
 from legion_iot.errors import ProtocolError
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import Link
 from legion_iot.planning.samples import Sample
-from legion_iot.wire.quantised import EXACT, check_wire
+from legion_iot.wire.dtypes import EXACT, check_wire
 from legion_iot.wire.topics import check_participant_name
 
 MAX_MODEL = 16 << 30  # bytes

@@ -26,28 +26,14 @@ import numpy.typing as npt
 
 from legion_iot.errors import ProtocolError
 
-EXACT = "float32"
-WIRES = (EXACT, "float16", "int8")  # what a plan may ask for
 ELEMENT_BYTES = {"float16": 2, "int8": 1}
 CHANNEL_BYTES = {"float16": 0, "int8": 8}  # scale and least value
 LEAST_AREA = 3  # elements per channel from which int8 is smaller than float32: area + 8 < 4 · area
-
-# The difference at the outputs, relative to the largest, that `legion demo` and `legion verify` let pass.
-OUTPUT_BOUNDS = {EXACT: 0.0, "float16": 0.01, "int8": 0.1}
 
 _LARGEST_HALF = 65504.0
 _LEVELS = 255
 
 Array = npt.NDArray[Any]
-
-
-def check_wire(wire: str) -> str:
-    """The wire dtype itself; raises ProtocolError for one that no plan may ask for."""
-    if wire not in WIRES:
-        raise ProtocolError(
-            f"{wire!r:.40} is no wire dtype of this version ({', '.join(WIRES)}); update the older side"
-        )
-    return wire
 
 
 def body_size(area: int, channels: int, wire: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import Link
 from legion_iot.planning.samples import Sample
 from legion_iot.profiles import MOST_BYTES, ProfileFile
 from legion_iot.transport.link import LinkProber, Shot

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import Link
 from legion_iot.planning.samples import Sample
 from legion_iot.runtime import agent as machine
 from legion_iot.runtime.fetch import CHUNK as CHUNK_BYTES

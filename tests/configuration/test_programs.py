@@ -26,7 +26,7 @@ from legion_iot.configuration.programs import (
 from legion_iot.configuration.report import documentation
 from legion_iot.errors import InputError, UsageError
 from legion_iot.planning.problem import Objective
-from legion_iot.wire.quantised import WIRES
+from legion_iot.wire.dtypes import WIRES
 from tests.cli.test_commands import run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"

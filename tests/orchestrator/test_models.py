@@ -12,9 +12,10 @@ import pytest
 from legion_iot.orchestrator.models import IDLE, ServedModels
 from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
 from legion_iot.orchestrator.serving import ServedModel, load
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.planners.balanced import balanced
-from legion_iot.planning.problem import Link, Problem
+from legion_iot.planning.problem import Problem
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
 from legion_iot.transport.memory import MemoryBroker, MemoryConnection

@@ -11,9 +11,9 @@ from legion_iot.errors import AgentError, ProtocolError, UsageError
 from legion_iot.orchestrator.group import Retained, live_group
 from legion_iot.orchestrator.own_link import MOST_PROBES, OwnLink
 from legion_iot.orchestrator.planning import PLANNERS, PlanningThread, find_planner
-from legion_iot.planning.links import ASSUMED
+from legion_iot.planning.links import ASSUMED, Link
 from legion_iot.planning.plan import Plan
-from legion_iot.planning.problem import Device, Group, Link, Problem, Reading, TailRun
+from legion_iot.planning.problem import Device, Group, Problem, Reading, TailRun
 from legion_iot.planning.samples import Sample, Samples
 from legion_iot.runtime.orchestrator_events import Consult, PlannerAnswered
 from legion_iot.transport.connection import Message

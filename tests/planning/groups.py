@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from legion_iot.model.blocks import Network
 from legion_iot.model.cut import tile_flops
 from legion_iot.model.geometry import Region
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Block, tile_outputs
-from legion_iot.planning.problem import Device, Group, Link
+from legion_iot.planning.problem import Device, Group
 from tests.planning.plans import AGENTS
 
 

@@ -11,12 +11,12 @@ from legion_iot.model.blocks import Network, divide
 from legion_iot.model.cut import tile_flops
 from legion_iot.model.geometry import Region
 from legion_iot.planning.estimate import estimate
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Block, Plan, tile_outputs
 from legion_iot.planning.problem import (
     Costs,
     Device,
     Group,
-    Link,
     Objective,
     Planner,
     PlanRun,

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from legion_iot.model.blocks import Network
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Plan
-from legion_iot.planning.problem import Group, Link
+from legion_iot.planning.problem import Group
 from legion_iot.planning.routing import ORCHESTRATOR, Work, route
 from legion_iot.planning.traffic import messages
 from tests.planning.groups import FlopCosts

@@ -16,9 +16,10 @@ from legion_iot.model.cut import tile_regions
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.model.synthetic import NETWORKS as PUBLISHED
 from legion_iot.planning.costs import Predictor
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import check
 from legion_iot.planning.planners.balanced import BANDWIDTH, balanced, speeds, whole_runs
-from legion_iot.planning.problem import Device, Group, Link, PlanRun, Problem, Reading, TileRun
+from legion_iot.planning.problem import Device, Group, PlanRun, Problem, Reading, TileRun
 from legion_iot.planning.routing import route
 from legion_iot.planning.strips import strips
 from tests.runtime.networks import NETWORKS

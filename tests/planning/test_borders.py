@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from legion_iot.model.blocks import Network, divide
 from legion_iot.model.builder import GraphBuilder
 from legion_iot.planning.borders import LEAST_GAIN, border_first, divisions
+from legion_iot.planning.links import Link
 from legion_iot.planning.memory import fits, plan_memory_bytes
 from legion_iot.planning.plan import Block, Plan, check
-from legion_iot.planning.problem import Link
 from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.refine import refined
 from legion_iot.planning.routing import Work, route

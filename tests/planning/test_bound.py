@@ -14,9 +14,10 @@ from legion_iot.model.builder import GraphBuilder
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.bound import lower_bound
 from legion_iot.planning.estimate import Estimator
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.planners import planners
-from legion_iot.planning.problem import Device, Group, Link, Objective, Problem
+from legion_iot.planning.problem import Device, Group, Objective, Problem
 from legion_iot.planning.rehearsal import Rehearsal
 from legion_iot.planning.traffic import EXACT
 from tests.model.random_networks import RandomNetwork

@@ -22,9 +22,10 @@ from legion_iot.planning.boards import BlockLaw
 from legion_iot.planning.costs import Predictor
 from legion_iot.planning.fits import Affine, affine
 from legion_iot.planning.layers import Layer
+from legion_iot.planning.links import Link
 from legion_iot.planning.matrices import cost_matrices, device_speeds
 from legion_iot.planning.plan import Block, tile_outputs
-from legion_iot.planning.problem import Device, Group, Link, PlanRun, Problem, Reading, TailRun, TileRun
+from legion_iot.planning.problem import Device, Group, PlanRun, Problem, Reading, TailRun, TileRun
 from legion_iot.planning.samples import Sample, Samples
 from legion_iot.planning.tile_rows import TileRows
 from tests.model.random_networks import RandomNetwork

@@ -16,7 +16,8 @@ from legion_iot.model.builder import GraphBuilder
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.costs import Predictor
 from legion_iot.planning.device_file import parse_device_file
-from legion_iot.planning.problem import Device, Link
+from legion_iot.planning.links import Link
+from legion_iot.planning.problem import Device
 from legion_iot.planning.samples import Samples
 
 GOOD = """

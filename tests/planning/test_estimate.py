@@ -16,8 +16,9 @@ from legion_iot.model.blocks import Network, divide
 from legion_iot.model.builder import GraphBuilder
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.estimate import BROKER, Bar, Estimate, Estimator, estimate
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Block, Plan, Tile
-from legion_iot.planning.problem import Device, Group, Link
+from legion_iot.planning.problem import Device, Group
 from legion_iot.planning.routing import ORCHESTRATOR, route
 from legion_iot.planning.traffic import EXACT, messages
 from tests.planning.groups import FlopCosts, random_costs, random_group

@@ -11,9 +11,10 @@ from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.estimate import estimate
 from legion_iot.planning.explanation import Cut, LeftOut, explain
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.planners import planners
-from legion_iot.planning.problem import Device, Group, Link, Objective, Planning, Problem
+from legion_iot.planning.problem import Device, Group, Objective, Planning, Problem
 from legion_iot.planning.rehearsal import Rehearsal
 from legion_iot.planning.whole import whole_plan
 from tests.planning.groups import FlopCosts

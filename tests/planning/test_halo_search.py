@@ -14,9 +14,10 @@ from legion_iot.model.cut import tile_inputs
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.families import Family, families
 from legion_iot.planning.halo_search import HaloSearch
+from legion_iot.planning.links import Link
 from legion_iot.planning.memory import Limits
 from legion_iot.planning.plan import Block, check, tile_outputs
-from legion_iot.planning.problem import Device, Group, Link, Problem
+from legion_iot.planning.problem import Device, Group, Problem
 from legion_iot.planning.strips import map_height, whole_map
 from legion_iot.planning.tables import StripTables
 from tests.planning.problems import Arithmetic

@@ -11,10 +11,11 @@ from legion_iot.model.blocks import Network
 from legion_iot.model.cut import tile_inputs
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.hub import strips_of_speeds, tile_runs
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Block, tile_outputs
 from legion_iot.planning.planners import planners
 from legion_iot.planning.planners.legion import merged, published_costs
-from legion_iot.planning.problem import Group, Link, PlanRun, Problem
+from legion_iot.planning.problem import Group, PlanRun, Problem
 from legion_iot.planning.strips import strip_tiles, whole_map
 from tests.planning.problems import Case, Recorder, case
 from tests.planning.test_balanced import divisions

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given, settings
 
 from legion_iot.errors import AgentError
+from legion_iot.planning.links import Link
 from legion_iot.planning.memory import fits, plan_memory_bytes
 from legion_iot.planning.plan import check
 from legion_iot.planning.planners import planners
 from legion_iot.planning.planners.halo import halo_plan
 from legion_iot.planning.planners.single import single_plan
-from legion_iot.planning.problem import Link, PlanRun, TileRun
+from legion_iot.planning.problem import PlanRun, TileRun
 from legion_iot.planning.ranking import Ranking
 from tests.planning.problems import Case, Recorder, case, cases
 from tests.runtime.networks import NETWORKS

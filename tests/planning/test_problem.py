@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from legion_iot.errors import AgentError
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Plan
-from legion_iot.planning.problem import Device, Group, Link, Planning, Reading, TailRun, Wish, carry_out
+from legion_iot.planning.problem import Device, Group, Planning, Reading, TailRun, Wish, carry_out
 
 LINK = Link(1e-3, 12.5e6, 12.5e6)
 

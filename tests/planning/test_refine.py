@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from legion_iot.planning.hub import hub_plan, strips_of_speeds
+from legion_iot.planning.links import Link
 from legion_iot.planning.memory import fits, plan_memory_bytes
 from legion_iot.planning.plan import Block, Plan, check
-from legion_iot.planning.problem import Link
 from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.refine import refined, refined_division
 from legion_iot.planning.strips import map_height, strip_tiles, strips

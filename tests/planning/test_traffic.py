@@ -13,8 +13,8 @@ from legion_iot.planning import traffic
 from legion_iot.planning.routing import ORCHESTRATOR, Transfer
 from legion_iot.planning.traffic import EXACT, least_element_bytes, messages
 from legion_iot.runtime.exchange import wire_between
+from legion_iot.wire.dtypes import WIRES
 from legion_iot.wire.messages import Fragment
-from legion_iot.wire.quantised import WIRES
 from legion_iot.wire.tensors import LEAST_PIECE, MOST_PIECE, SHARE, bounds, fragments, wire_bytes
 
 

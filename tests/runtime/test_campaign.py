@@ -13,9 +13,9 @@ import pytest
 
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Interval, Region
-from legion_iot.planning.links import ASSUMED
+from legion_iot.planning.links import ASSUMED, Link
 from legion_iot.planning.plan import Block, Plan, Tile
-from legion_iot.planning.problem import Link, Planner, PlanRun, Problem, Reading, TailRun, TileRun, Wish
+from legion_iot.planning.problem import Planner, PlanRun, Problem, Reading, TailRun, TileRun, Wish
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Samples
 from legion_iot.runtime import campaign as machine

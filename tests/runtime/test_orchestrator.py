@@ -10,8 +10,8 @@ import pytest
 
 from legion_iot.model.blocks import Network, divide
 from legion_iot.model.builder import GraphBuilder
+from legion_iot.planning.links import Link
 from legion_iot.planning.planners.balanced import balanced
-from legion_iot.planning.problem import Link
 from legion_iot.planning.samples import Sample
 from legion_iot.runtime import failover
 from legion_iot.runtime import orchestrator as machine

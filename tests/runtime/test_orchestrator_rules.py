@@ -25,8 +25,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from legion_iot.planning.links import Link
 from legion_iot.planning.planners.balanced import balanced
-from legion_iot.planning.problem import Link
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.exchange import MAX_REQUESTS, Exchange

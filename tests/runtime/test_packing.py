@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from legion_iot.planning.links import Link
 from legion_iot.planning.planners.balanced import balanced
-from legion_iot.planning.problem import Link
 from legion_iot.planning.routing import ORCHESTRATOR, route
 from legion_iot.runtime.assignment import assignments_of
 from legion_iot.runtime.packing import MARGIN, Party, pays, receivers_to_pack_for

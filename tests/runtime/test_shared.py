@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from legion_iot.planning.links import Link
 from legion_iot.planning.planners.balanced import balanced
-from legion_iot.planning.problem import Link
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.selection import INTERIM_AFTER
 from legion_iot.runtime.shared import Shared

@@ -17,8 +17,8 @@ from legion_iot.runtime.exchange import Exchange, TensorForm, wire_between
 from legion_iot.runtime.simulation.behaviour import Behaviour
 from legion_iot.runtime.simulation.broker import Line
 from legion_iot.runtime.simulation.group import Group
+from legion_iot.wire.dtypes import WIRES
 from legion_iot.wire.messages import Assignment, Fragment, ModelReference, PeerRegion
-from legion_iot.wire.quantised import WIRES
 from legion_iot.wire.tensors import fragments
 from legion_iot_agent.executor import seeded_inputs
 from legion_iot_agent.interpreter import Interpreter

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legion_iot.planning.links import LEAST_LATENCY, LEAST_RATE, MOST_LATENCY, MOST_RATE, bounded
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import LEAST_LATENCY, LEAST_RATE, MOST_LATENCY, MOST_RATE, Link, bounded
 from legion_iot.transport.link import (
     BUDGET,
     FIRST,

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from legion_iot.wire import bridge, messages
-from legion_iot.wire.quantised import WIRES
+from legion_iot.wire.dtypes import WIRES
 
 MESSAGES: list[type[Any]] = [
     kind

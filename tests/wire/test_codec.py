@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from legion_iot.errors import ProtocolError
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import Link
 from legion_iot.planning.samples import Sample
 from legion_iot.wire import codec
 from legion_iot.wire.messages import (

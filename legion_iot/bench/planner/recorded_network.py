@@ -13,8 +13,9 @@ from legion_iot.lab.pacing import bytes_per_second
 from legion_iot.model.blocks import Network
 from legion_iot.planning.costs import Predictor
 from legion_iot.planning.estimate import Estimator
+from legion_iot.planning.links import Link
 from legion_iot.planning.plan import Plan, check
-from legion_iot.planning.problem import Device, Group, Link, Planner, Problem, Reading, Wish, carry_out
+from legion_iot.planning.problem import Device, Group, Planner, Problem, Reading, Wish, carry_out
 from legion_iot.planning.samples import Samples
 from legion_iot.planning.whole import whole_plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from legion_iot.planning.problem import Link
+from legion_iot.planning.links import Link
 
 ELEMENT = 1e-4  # seconds of a device of speed 1 for each row and column of a unit's map
 LEAST = 0.005  # seconds of any step
