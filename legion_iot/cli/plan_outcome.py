@@ -11,16 +11,15 @@ from legion_iot.model.blocks import Network
 from legion_iot.planning.bound import lower_bound
 from legion_iot.planning.costs import Predictor
 from legion_iot.planning.device_file import KnownGroup
-from legion_iot.planning.estimate import Bar, Estimate, estimate
+from legion_iot.planning.estimate import Bar, Estimate
 from legion_iot.planning.explanation import Explanation, explain
-from legion_iot.planning.memory import fits
 from legion_iot.planning.plan import Block, Plan
 from legion_iot.planning.planners import planners
 from legion_iot.planning.problem import Group, Objective, Problem
+from legion_iot.planning.ranking import Alone
 from legion_iot.planning.rehearsal import Rehearsal
 from legion_iot.planning.routing import ORCHESTRATOR, route
 from legion_iot.planning.strips import whole_map
-from legion_iot.planning.whole import whole_plan
 from legion_iot.runtime.exchange import wire_between
 
 
@@ -35,14 +34,6 @@ class Load:
     receiving_s: float
     bytes_sent: int
     bytes_received: int
-
-
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """The device that is fastest alone, and what it takes."""
-
-    device: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,23 +148,12 @@ def make(
         planner,
         objective,
         plan,
-        estimate(network, plan, told.group, costs, wire),
+        rehearsal.ranking.estimate(plan),
         lower_bound(network, told.group, costs, wire, objective),
-        _fastest(rehearsal),
+        rehearsal.ranking.fastest_alone(),
         explain(rehearsal, plan, others) if with_reasons else None,
         wire,
     )
-
-
-def _fastest(rehearsal: Rehearsal) -> Alone | None:
-    problem = rehearsal.problem
-    plans = [whole_plan("single", problem.network, name) for name in problem.group.names]
-    found = [
-        Alone(plan.tail_agent, rehearsal.ranking.seconds(plan))
-        for plan in plans
-        if fits(problem.network, plan, problem.group)
-    ]
-    return min(found, key=lambda alone: alone.seconds, default=None)
 
 
 def kinds(group: Group) -> Iterator[str]:

@@ -8,7 +8,7 @@ from legion_iot.orchestrator.options import OrchestratorOptions
 from legion_iot.orchestrator.serving import LoadedModel, ServedModel, Surroundings
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.orchestrator_state import MOST_AGENTS
-from legion_iot.wire.messages import Command, Failed, Ready, TileTiming
+from legion_iot.wire.messages import AgentInfo, AgentState, Command, Failed, Ready, TileTiming
 
 IDLE = "idle"  # the phase where no model is served
 _REMOVED = 64  # models, of which agents that come later are told that they were removed
@@ -68,10 +68,21 @@ class ServedModels:
         return phase, "; ".join(f"{name} {state.phase}: {state.detail}" for name, state in states.items())
 
     @property
+    def states(self) -> dict[str, AgentState]:
+        """What agents last said of their state."""
+        said = (event for event in self._said.values() if isinstance(event, machine.AgentStateArrived))
+        return {event.agent: event.state for event in said}
+
+    @property
+    def infos(self) -> dict[str, AgentInfo]:
+        """What agents last said that they are."""
+        said = (event for event in self._said.values() if isinstance(event, machine.AgentInfoArrived))
+        return {event.agent: event.info for event in said}
+
+    @property
     def online(self) -> tuple[str, ...]:
         """The agents that are there, by name."""
-        states = (event for event in self._said.values() if isinstance(event, machine.AgentStateArrived))
-        return tuple(sorted(event.agent for event in states if event.state.is_present))
+        return tuple(sorted(agent for agent, state in self.states.items() if state.is_present))
 
     # --- events ---
 

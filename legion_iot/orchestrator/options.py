@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from legion_iot.planning.planners.balanced import MakePlan, balanced
 from legion_iot.planning.problem import Objective, Planner
 from legion_iot.transport.connection import BrokerAddress
 from legion_iot.wire.dtypes import EXACT
+
+if TYPE_CHECKING:
+    from legion_iot.orchestrator.watchers import Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +36,4 @@ class OrchestratorOptions:
     planner: Planner | None = None  # None: `make_plan`, once the speeds are measured
     objective: Objective = "latency"
     state_directory: Path | None = None  # where measurements are kept for later; None forgets them
+    watchers: tuple[Watcher, ...] = ()

@@ -27,6 +27,7 @@ from legion_iot.orchestrator.models import ServedModels
 from legion_iot.orchestrator.options import OrchestratorOptions
 from legion_iot.orchestrator.own_link import OwnLink
 from legion_iot.orchestrator.replies import Replies
+from legion_iot.orchestrator.reporting import Reporter
 from legion_iot.orchestrator.retained import Retained
 from legion_iot.orchestrator.serving import EndedRequest, ServedModel, Surroundings, load
 from legion_iot.planning.routing import ORCHESTRATOR
@@ -107,15 +108,19 @@ class OrchestratorService:
         self._shared = Shared(max(int(time.time()), self._journal.epoch + 1))
         self._shared.epochs = self._noted(self._shared.epochs)
         self._shared.samples, self._shared.own_link = self._file.samples, self._file.link
+        self._on_ended = on_ended
         self._around = Surroundings(
             self._links, self._topics, self._own_link, self._shared, self._retained, self._replies, self._changed,
-            on_ended,
+            self._ended,
         )  # fmt: skip
         self.models = ServedModels(options, self._around)
         self._chunks = ChunkServer(self.models.content, self._send_chunk, self._links.wake)
         for model in options.models:
             self.models.add(load(model))
         self._background = Background(self._links.wake)
+        self._reporter = Reporter(
+            self._session, self._around, self.models, self._background, options.watchers, time.monotonic()
+        )
         self._bridge: Bridge | None = None
         if options.state_directory is not None:
             store = ModelStore(options.state_directory / "served", options.base_topic)
@@ -150,13 +155,14 @@ class OrchestratorService:
             self._intake.open(self._topics.infer("+"))
             if self._bridge is not None:
                 self._operators.open(self._topics.bridge_request("+"))
+            self._reporter.start()
             self._loop()
         finally:
             self._close()
 
     def _left_behind(self) -> list[Message]:
         """What an orchestrator before this one has left retained."""
-        left = [self._topics.assignment("+", "+"), self._topics.model("+")]
+        left = [self._topics.assignment("+", "+"), self._topics.model("+"), self._topics.plan("+")]
         return read_retained(self._broker, f"{self._client_id}-reader", left)
 
     def _on_request(self, request: Request) -> None:
@@ -190,9 +196,11 @@ class OrchestratorService:
                 self.models.tell(machine.Tick())
                 if self._claim.held:
                     self._intake.keep()
+                    self._reporter.tick(ticked)
 
     def _close(self) -> None:
         self._notifier.stopping()
+        self._reporter.close()
         self._intake.close()
         self._operators.close()
         try:
@@ -201,12 +209,17 @@ class OrchestratorService:
                 state = self._topics.orchestrator_state()
                 self._retained.clear(lambda topic: topic != state)
                 self._retained.clear_left(lambda topic: True)
+                self._reporter.clear()
                 self._around.retain(state, OrchestratorState("offline", self._session))
         except BrokerError as error:
             log.warning("could not say goodbye: %s", error)
         self._links.close()
         self._background.stop()
         self._journal.close()
+
+    def _ended(self, ended: EndedRequest) -> None:
+        self._reporter.ended(ended, time.monotonic())
+        self._on_ended(ended)
 
     def _changed(self, model: ServedModel) -> None:
         """The phase of a model has changed."""
@@ -273,7 +286,10 @@ class OrchestratorService:
             case AgentTopic() if not message.payload:
                 pass  # a retained message that was cleared
             case AgentTopic(agent=agent, kind=kind):
-                self.models.tell(_said(agent, kind, message.payload))
+                said = _said(agent, kind, message.payload)
+                if isinstance(said, machine.MetricsArrived):
+                    self._reporter.heard(agent, said.metrics)
+                self.models.tell(said)
                 if kind == "state":
                     self._publish_state()
             case ReportTopic(agent=agent, kind=kind):

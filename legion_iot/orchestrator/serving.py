@@ -22,6 +22,7 @@ from legion_iot.orchestrator.answers import classes, digests
 from legion_iot.orchestrator.inputs import read_input
 from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
 from legion_iot.orchestrator.own_link import OwnLink
+from legion_iot.orchestrator.plan_info import Described
 from legion_iot.orchestrator.planning import PlanningThread
 from legion_iot.orchestrator.replies import Replies
 from legion_iot.orchestrator.retained import Retained
@@ -30,10 +31,12 @@ from legion_iot.planning.planners.balanced import by_speed
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.requests import QUEUE
 from legion_iot.runtime.shared import Shared
+from legion_iot.runtime.switching import MOST_ESTIMATED
 from legion_iot.runtime.withdrawal import withdraw
 from legion_iot.transport.fragments import Outgoing
 from legion_iot.transport.pair import ConnectionPair
 from legion_iot.wire import codec
+from legion_iot.wire.group import PlanInfo
 from legion_iot.wire.messages import Command, ModelInfo, ModelReference, Result
 from legion_iot.wire.tensors import region_of
 from legion_iot.wire.topics import Topics, check_model_name
@@ -122,6 +125,7 @@ class ServedModel:
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._clock = RequestClock()
         self._taken = 0.0  # when the input that is being read was taken up
+        self.plan_info: PlanInfo | None = None  # of the plan in force, or the last one
 
         self._planning.start()
 
@@ -208,14 +212,34 @@ class ServedModel:
         )  # fmt: skip
         self._around.retain(self._topics.model(self.reference.name), info)
 
+    def publish_plan(self, info: PlanInfo) -> None:
+        """Retain what the plan in force is, and is predicted to take."""
+        self.plan_info = info
+        self._around.retain(self._topics.plan(self.reference.name), info)
+
+    def describe_plan(self) -> Described | None:
+        """The plan in force, to be told of; None where there is none."""
+        state = self.state
+        epoch = state.epochs.force
+        if epoch is None:
+            return None
+        try:
+            predictor = state.selection.predictor() if len(epoch.routing.transfers) <= MOST_ESTIMATED else None
+        except LegionError:
+            predictor = None
+        return Described(
+            self.reference.name, self.network, epoch.number, epoch.plan, state.objective, state.wire, predictor
+        )
+
     def clear_retained(self) -> None:
         """Leave nothing behind: agents of a later run shall not find this one's assignments."""
         self._around.retained.clear(self.concerns)
 
     def concerns(self, topic: str) -> bool:
         """Whether what is retained there is about this model."""
+        name = self.reference.name
         return topic.startswith(f"{self._topics.base}/") and topic.endswith(
-            (f"/assignment/{self.reference.name}", f"/models/{self.reference.name}")
+            tuple(f"/{kind}" for kind in (f"assignment/{name}", f"models/{name}", f"models/{name}/plan"))
         )
 
     def withdraw(self) -> None:

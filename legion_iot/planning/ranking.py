@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from legion_iot.planning.estimate import Estimator
+from legion_iot.planning.estimate import Estimate, Estimator
 from legion_iot.planning.memory import fits, too_little_memory
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.problem import Costs, Objective, Problem
 from legion_iot.planning.routing import Router
+from legion_iot.planning.whole import whole_plan
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """The device that is fastest alone, and what it takes."""
+
+    device: str
+    seconds: float
 
 
 class Ranking:
@@ -31,6 +41,18 @@ class Ranking:
             estimate = self._estimator.estimate(plan)
             self._seconds[key] = estimate.latency, estimate.interval
         return self._seconds[key][(objective or self.problem.objective) == "throughput"]
+
+    def estimate(self, plan: Plan) -> Estimate:
+        """What a plan takes, in full."""
+        return self._estimator.estimate(plan)
+
+    def fastest_alone(self) -> Alone | None:
+        """The device that does best with the whole model; None where none has the memory for it."""
+        problem = self.problem
+        plans = [whole_plan("single", problem.network, name) for name in problem.group.names]
+        fitting = [plan for plan in plans if fits(problem.network, plan, problem.group)]
+        found = (Alone(plan.tail_agent, self.seconds(plan)) for plan in fitting)
+        return min(found, key=lambda alone: alone.seconds, default=None)
 
     def best(self, plans: Iterable[Plan]) -> Plan:
         """The first of the plans that take least. Raises ValueError without one."""

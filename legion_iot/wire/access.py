@@ -3,7 +3,7 @@
 Nothing is allowed that does not stand here. An agent writes as itself only, since the sender stands in the topic; what
 it says of itself, what it is told and what it is sent are topics of its own name. Inputs are for the orchestrator only,
 and feature maps for the two whose names are in the topic: an observer sees neither. Which models are served is not for
-every client to say: an operator may do what a client may, and that.
+every client to say: an operator may do what a client may and see what an observer sees, and say that.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.orchestrator_state(),
                     topics.assignment(_ANY, _ANY),
                     topics.model(_ANY),
+                    topics.plan(_ANY),
                 ],
                 [
                     topics.assignment(_ANY, _ANY),
@@ -85,7 +86,9 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.inbox(ORCHESTRATOR, ORCHESTRATOR),
                     topics.probe(ORCHESTRATOR),
                     topics.orchestrator_state(),
+                    topics.orchestrator_metrics(),
                     topics.model(_ANY),
+                    topics.plan(_ANY),
                     topics.result(_ANY),
                     topics.bridge_response(_ANY),
                     topics.answer(_ANY, _ANY),
@@ -93,13 +96,17 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
             )
         case "operator":
             read, write = _filters("client", name, topics)
-            return [*read, topics.bridge_response(_ANY)], [*write, topics.bridge_request(_ANY)]
+            seen, _ = _filters("observer", name, topics)
+            read = list(dict.fromkeys([*read, *seen, topics.bridge_response(_ANY)]))
+            return read, [*write, topics.bridge_request(_ANY)]
         case "client":
             return [
                 topics.result(_ANY),
                 topics.answer(name, _ANY),
                 topics.model(_ANY),
+                topics.plan(_ANY),
                 topics.orchestrator_state(),
+                topics.orchestrator_metrics(),
             ], [topics.infer(_ANY)]
         case "observer":
             return [
@@ -107,6 +114,8 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                 topics.assignment(_ANY, _ANY),
                 topics.report(_ANY, _ANY),
                 topics.orchestrator_state(),
+                topics.orchestrator_metrics(),
                 topics.model(_ANY),
+                topics.plan(_ANY),
                 topics.result(_ANY),
             ], []

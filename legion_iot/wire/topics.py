@@ -139,8 +139,14 @@ class Topics:
     def orchestrator_state(self) -> str:
         return f"{self.base}/orchestrator/state"
 
+    def orchestrator_metrics(self) -> str:
+        return f"{self.base}/orchestrator/metrics"
+
     def model(self, model: str) -> str:
         return f"{self.base}/models/{model}"
+
+    def plan(self, model: str) -> str:
+        return f"{self.base}/models/{model}/plan"
 
     def infer(self, model: str) -> str:
         return f"{self.base}/infer/{model}"

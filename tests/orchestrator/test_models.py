@@ -40,14 +40,14 @@ class Served:
     """Two models, and the assignments that are retained."""
 
     def __init__(self, directory: Path) -> None:
-        broker = MemoryBroker()
+        self.broker = broker = MemoryBroker()
         connection = MemoryConnection(broker, "orchestrator", lambda event: None)
         connection.open(1.0)
         self.assigned: dict[tuple[str, str], int] = {}  # epoch by model and agent
         reader = MemoryConnection(broker, "reader", self._take)
         reader.open(1.0)
         reader.subscribe([(TOPICS.assignment("+", "+"), 1)])
-        around = surroundings(connection, TOPICS)
+        self.around = around = surroundings(connection, TOPICS)
         around.shared.own_link = LINK
         options = OrchestratorOptions(BrokerAddress("nowhere"), (), planner=at_once)
         self.models = ServedModels(options, around)

@@ -116,8 +116,8 @@ def _values_that_are_not(hint: Any) -> list[Any]:
         return [v for v in values if type(v) is not int or v == 2**63]
     if hint is float:
         return [v for v in values if type(v) not in (int, float) or not -1e9 < v < 1e9]
-    if hint == float | None:
-        return [v for v in _values_that_are_not(float) if v is not None]
+    if hint in (float | None, int | None):
+        return [v for v in _values_that_are_not(typing.get_args(hint)[0]) if v is not None]
     if hint is str:
         return [v for v in values if not isinstance(v, str) or v == "\ud800"]
     if hint is bool:
