@@ -33,6 +33,6 @@ def read_inputs(graph: Graph, image: Path | None, seed: int) -> list[npt.NDArray
     except OSError as error:
         raise InputError(f"{image}: cannot be read ({error.strerror}); give a JPEG or PNG picture (--image)") from None
     try:
-        return [read_input(payload, graph, describe(graph))]
+        return [read_input(payload, graph, describe(graph)).values]
     except InputError as error:
         raise InputError(f"{image}: {error}") from None

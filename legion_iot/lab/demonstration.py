@@ -34,7 +34,7 @@ from legion_iot.model import tflite
 from legion_iot.model.blocks import Network
 from legion_iot.model.description import describe
 from legion_iot.orchestrator.answers import picture, top_class
-from legion_iot.orchestrator.inputs import MAX_PAYLOAD, read_input, seen_size
+from legion_iot.orchestrator.inputs import MAX_PAYLOAD, read_input
 from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
 from legion_iot.orchestrator.service import OrchestratorService
 from legion_iot.orchestrator.serving import EndedRequest, ServedModel
@@ -106,7 +106,7 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
     graph = tflite.open_file(options.model)
     description = describe(graph)
     try:
-        read_input(payload, graph, description)  # what cannot work fails here, before anything is started
+        view = read_input(payload, graph, description).view  # what cannot work fails here, before anything is started
     except InputError as error:
         raise InputError(f"{options.image}: {error}") from None
     # A broker may be shared with others; one with access rules knows no other group than that of the bundles.
@@ -122,7 +122,7 @@ def _run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
         value = ended[0].input
         assert value is not None
         reference, single_ms = run_whole_model(options.model, value, SINGLE_RUNS)
-        size = seen_size(payload, graph, description)
+        size = view.pixels if view else None
         report = _report(
             options, meeting.title, agents, group, (results, ended, latencies), (reference, single_ms), size
         )

@@ -28,15 +28,17 @@ METADATA_NAME = "legion.model.json"
 MAX_METADATA_BYTES = 1 << 20
 MAX_LABELS = 100_000
 
-Answer = Literal["classes", "image", "tensors"]
+Answer = Literal["classes", "boxes", "image", "tensors"]
+
+DETECTION = "TFLite_Detection_PostProcess"  # the runtime's own op behind detectors, whose outputs are boxes
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
     """How to feed a model and how to read its answer.
 
-    `labels` name the classes by index; None where nobody said. "classes" is a vector of scores, "image" a map to be
-    looked at (one value in [0, 1] per pixel, or three), "tensors" anything else.
+    `labels` name the classes by index; None where nobody said. "classes" is a vector of scores, "boxes" what
+    detectors find, "image" a map to be looked at (one value in [0, 1] per pixel, or three), "tensors" anything else.
     """
 
     answer: Answer
@@ -49,11 +51,25 @@ def describe(graph: Graph) -> ModelDescription:
 
     The guess for a float input is value = byte / 127.5 − 1 (TensorFlow's convention for image networks); a uint8 or
     int8 input takes the picture's bytes as they are, which is what both usual quantisations of [0, 1] and [−1, 1]
-    come to; one input channel means gray. The first output decides the answer: [1, N] is "classes", [1, H, W, 1] or
-    [1, H, W, 3] with H, W > 1 is "image". Raises ModelError where the metadata is there and cannot be read.
+    come to; one input channel means gray. A network that ends in `DETECTION` finds "boxes", and sees the whole picture,
+    stretched, as detectors are trained to. Otherwise the first output decides the answer: [1, N] is "classes",
+    [1, H, W, 1] or [1, H, W, 3] with H, W > 1 is "image". Raises ModelError where the metadata is there and cannot be
+    read.
     """
     content = graph.metadata.get(METADATA_NAME)
     return _from_file_metadata(graph, _guess(graph)) if content is None else _parse(content)
+
+
+def detection_outputs(graph: Graph) -> tuple[int, int, int, int] | None:
+    """Where among the outputs are corners, classes, scores and count of a network that ends in `DETECTION`, else None.
+
+    Source: TensorFlow Lite, kernels/detection_postprocess.cc; files list its outputs in any order.
+    """
+    for op in graph.ops:
+        if op.custom_code == DETECTION and len(op.outputs) == 4 and set(op.outputs) <= set(graph.outputs):
+            corners, classes, scores, count = (graph.outputs.index(tensor) for tensor in op.outputs)
+            return corners, classes, scores, count
+    return None
 
 
 def embed(description: ModelDescription) -> bytes:
@@ -78,6 +94,8 @@ def _guess(graph: Graph) -> ModelDescription:
     source = graph.tensors[graph.inputs[0]]
     gray = len(source.shape) == 4 and source.shape[3] == 1
     preprocessing = Preprocessing(channels="gray" if gray else "rgb", raw=source.dtype in {"uint8", "int8"})
+    if detection_outputs(graph) is not None:
+        return ModelDescription("boxes", replace(preprocessing, fit="stretch"))
     return ModelDescription(_guess_answer(graph.tensors[graph.outputs[0]].shape), preprocessing)
 
 

@@ -8,6 +8,7 @@ input's scale and zero point, or, with `raw`, hands the bytes over as they are.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -19,7 +20,8 @@ from legion_iot.model.graph import Tensor
 
 Channels = Literal["rgb", "bgr", "gray"]
 Fit = Literal["stretch", "center-crop"]
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # of a picture: left, top, right, bottom, in its pixels
+Edges = tuple[float, float, float, float]  # top, left, bottom, right, in fractions of a picture's height and width
 
 # ITU-R BT.601, as JPEG and Pillow weigh colours.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -53,7 +55,7 @@ class Preprocessing:
             raise ValueError("every mean must be finite")
 
     def crop_box(self, picture: tuple[int, int], target: tuple[int, int]) -> Box:
-        """The part of a picture to resize: (left, top, right, bottom) in its pixels.
+        """The part of a picture to resize.
 
         `picture` is (width, height), as image libraries have it; `target` is the network's (height, width).
         """
@@ -65,6 +67,37 @@ class Preprocessing:
             kept_width, kept_height = target[1] * scale, target[0] * scale
         left, top = (width - kept_width) / 2, (height - kept_height) / 2
         return (left, top, left + kept_width, top + kept_height)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a network sees of a picture of `size` (width, height): the `box`."""
+
+    size: tuple[int, int]
+    box: Box
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Its (width, height) in whole pixels of the picture, at least one of each."""
+        left, top, right, bottom = self.box
+        return max(1, round(right - left)), max(1, round(bottom - top))
+
+    def on_picture(self, edges: Edges) -> Edges:
+        """In fractions of the picture what is given in fractions of the view."""
+        left, top, right, bottom = self.box
+        width, height = self.size
+        return (
+            (top + edges[0] * (bottom - top)) / height,
+            (left + edges[1] * (right - left)) / width,
+            (top + edges[2] * (bottom - top)) / height,
+            (left + edges[3] * (right - left)) / width,
+        )
+
+    def shaped(self, size: tuple[int, int]) -> tuple[int, int]:
+        """A (width, height) of about as many pixels as `size`, in the view's proportions."""
+        left, top, right, bottom = self.box
+        scale = math.sqrt(size[0] * size[1] / ((right - left) * (bottom - top)))
+        return max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
 
 
 def normalise(picture: npt.NDArray[np.uint8], how: Preprocessing, tensor: Tensor) -> npt.NDArray[Any]:

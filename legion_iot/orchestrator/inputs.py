@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from legion_iot.errors import InputError, ProtocolError
 from legion_iot.model.description import ModelDescription
 from legion_iot.model.graph import Graph, Tensor
-from legion_iot.model.preprocessing import Box, normalise
+from legion_iot.model.preprocessing import View, normalise
 from legion_iot.wire.codec import read_array
 
 if TYPE_CHECKING:
@@ -26,30 +27,27 @@ MSGPACK_MAP = b"\x83"  # of three entries
 MAX_HEADER = 1024  # bytes, of a .npy file
 
 
-def read_input(payload: bytes, graph: Graph, description: ModelDescription) -> npt.NDArray[Any]:
-    """The input tensor for a picture or an array; raises InputError where it is neither or does not fit."""
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkInput:
+    """A payload as an input tensor; `view` is what of a picture that is, None where the payload is an array."""
+
+    values: npt.NDArray[Any]
+    view: View | None = None
+
+
+def read_input(payload: bytes, graph: Graph, description: ModelDescription) -> NetworkInput:
+    """The input for a picture or an array; raises InputError where the payload is neither or does not fit."""
     if len(graph.inputs) != 1:
         raise InputError(f"the model takes {len(graph.inputs)} inputs, and one payload carries one; use another model")
     if len(payload) > MAX_PAYLOAD:
         raise InputError(f"the payload has {len(payload)} bytes, {MAX_PAYLOAD} are allowed; send a smaller picture")
     tensor = graph.tensors[graph.inputs[0]]
     if payload.startswith(NPY_MAGIC):
-        return _read_array(payload, tensor)
+        return NetworkInput(_read_array(payload, tensor))
     if payload.startswith(MSGPACK_MAP):
-        return _read_msgpack(payload, tensor)
-    return normalise(_read_picture(payload, tensor, description), description.preprocessing, tensor)
-
-
-def seen_size(payload: bytes, graph: Graph, description: ModelDescription) -> tuple[int, int] | None:
-    """The (width, height) in the picture's own pixels of what the network sees of it; None where it is an array.
-
-    Raises InputError like `read_input`.
-    """
-    if payload.startswith((NPY_MAGIC, MSGPACK_MAP)):
-        return None
-    upright = _decode(payload)
-    left, top, right, bottom = _box(upright.size, graph.tensors[graph.inputs[0]], description)
-    return max(1, round(right - left)), max(1, round(bottom - top))
+        return NetworkInput(_read_msgpack(payload, tensor))
+    pixels, view = _read_picture(payload, tensor, description)
+    return NetworkInput(normalise(pixels, description.preprocessing, tensor), view)
 
 
 def _read_array(payload: bytes, tensor: Tensor) -> npt.NDArray[Any]:
@@ -98,24 +96,21 @@ def _array_header(file: io.BytesIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _read_picture(payload: bytes, tensor: Tensor, description: ModelDescription) -> npt.NDArray[np.uint8]:
-    """The picture, cropped and resized to the input's size, as RGB bytes [H, W, 3]."""
+def _read_picture(payload: bytes, tensor: Tensor, description: ModelDescription) -> tuple[npt.NDArray[np.uint8], View]:
+    """The picture, cropped and resized to the input's size, as RGB bytes [H, W, 3], and what of it that is."""
     from PIL import Image  # noqa: PLC0415 — only who decodes pictures needs Pillow
 
     if len(tensor.shape) != 4:
         raise InputError(f"the model takes a tensor of shape {list(tensor.shape)}, not a picture; send a .npy array")
     height, width = tensor.shape[1], tensor.shape[2]
-    upright = _decode(payload)
-    box = _box(upright.size, tensor, description)
-    return np.asarray(upright.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.uint8)
+    upright = upright_picture(payload)
+    view = View(upright.size, description.preprocessing.crop_box(upright.size, (height, width)))
+    resized = upright.resize((width, height), Image.Resampling.BICUBIC, box=view.box)
+    return np.asarray(resized, dtype=np.uint8), view
 
 
-def _box(size: tuple[int, int], tensor: Tensor, description: ModelDescription) -> Box:
-    return description.preprocessing.crop_box(size, (tensor.shape[1], tensor.shape[2]))
-
-
-def _decode(payload: bytes) -> Picture:
-    """The picture as its camera was held, as RGB."""
+def upright_picture(payload: bytes) -> Picture:
+    """The picture as its camera was held, as RGB; raises InputError where it is none that can be decoded."""
     from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415
 
     try:

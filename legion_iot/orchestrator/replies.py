@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from legion_iot.errors import BrokerError, ProtocolError
@@ -16,7 +18,7 @@ from legion_iot.transport.connection import Connection, Message
 from legion_iot.transport.matching import is_topic_name
 from legion_iot.wire import codec
 from legion_iot.wire.messages import Result
-from legion_iot.wire.topics import InferTopic, Topics
+from legion_iot.wire.topics import InferTopic, Topics, image_topic
 
 log = logging.getLogger("legion-orchestrator")
 
@@ -50,10 +52,17 @@ class Replies:
         self._open[request.request] = request
         return request.request
 
-    def answer(self, result: Result) -> None:
-        """Publish the one end of a request."""
+    def answer(self, result: Result, picture: Callable[[], bytes | None] | None = None) -> None:
+        """Publish the one end of a request, and the PNG that belongs to it, which is made after that."""
         request = self._open.pop(result.request, None) or OpenRequest(result.request, result.model)
-        self._send(request, result)
+        if picture is None:
+            self._send(request, result)
+            return
+        image = image_topic(self._place(request))
+        self._send(request, replace(result, image=image))
+        content = picture()
+        if content is not None:
+            self._publish(request, image, content)
 
     def answer_left(self) -> None:
         """Answer what the last process left open; what cannot be sent is left to the next one."""
@@ -78,16 +87,22 @@ class Replies:
     def _may_answer_on(self, topic: str) -> bool:
         """Not on topics by which the group is told something, as those of commands are."""
         own = f"{topic}/".startswith((f"{self._topics.base}/", "$"))
-        return is_topic_name(topic) and (not own or topic.startswith(f"{self._topics.base}/answers/"))
+        return is_topic_name(image_topic(topic)) and (not own or topic.startswith(f"{self._topics.base}/answers/"))
+
+    def _place(self, request: OpenRequest) -> str:
+        return request.response_topic or self._topics.result(request.model)
 
     def _send(self, request: OpenRequest, result: Result) -> None:
+        ended = partial(self._journal.ended, request.request)
+        self._publish(request, self._place(request), codec.to_json(result), ended)
+
+    def _publish(
+        self, request: OpenRequest, topic: str, content: bytes, on_acknowledged: Callable[[], None] | None = None
+    ) -> None:
+        correlation = bytes.fromhex(request.correlation)
         try:
             self._control.publish(
-                request.response_topic or self._topics.result(request.model),
-                codec.to_json(result),
-                correlation=bytes.fromhex(request.correlation),
-                expiry=RESULT_EXPIRY,
-                on_acknowledged=partial(self._journal.ended, request.request),
+                topic, content, correlation=correlation, expiry=RESULT_EXPIRY, on_acknowledged=on_acknowledged
             )
         except BrokerError as error:
             log.warning("request %s has no answer: %s", request.request, error)

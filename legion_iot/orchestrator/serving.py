@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
@@ -18,8 +19,9 @@ from legion_iot.files import sha256_of
 from legion_iot.model import tflite
 from legion_iot.model.blocks import Network, divide
 from legion_iot.model.description import ModelDescription, describe
-from legion_iot.orchestrator.answers import classes, digests
-from legion_iot.orchestrator.inputs import read_input
+from legion_iot.model.preprocessing import View
+from legion_iot.orchestrator.answers import answers, digests, image_output, most_values, picture
+from legion_iot.orchestrator.inputs import NetworkInput, read_input
 from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
 from legion_iot.orchestrator.own_link import OwnLink
 from legion_iot.orchestrator.plan_info import Described
@@ -122,7 +124,7 @@ class ServedModel:
         self._around, self._topics = surroundings, surroundings.topics
         self._planning = PlanningThread(options.planner or by_speed(options.make_plan), self._on_planned)
         self._planned: queue.SimpleQueue[machine.PlannerAnswered] = queue.SimpleQueue()
-        self._inputs: dict[str, npt.NDArray[Any]] = {}
+        self._inputs: dict[str, NetworkInput] = {}
         self._clock = RequestClock()
         self._taken = 0.0  # when the input that is being read was taken up
         self.plan_info: PlanInfo | None = None  # of the plan in force, or the last one
@@ -160,12 +162,12 @@ class ServedModel:
             self.step(machine.RequestArrived(request, ()))
             return
         try:
-            array = read_input(payload, self.network.graph, self.description)
+            read = read_input(payload, self.network.graph, self.description)
         except LegionError as error:
             self._finish(machine.RequestEnded(request, self.state.epoch, 0.0, error="bad-input", reason=str(error)))
             return
-        self._inputs[request] = array
-        self.step(machine.RequestArrived(request, (array,), seconds))
+        self._inputs[request] = read
+        self.step(machine.RequestArrived(request, (read.values,), seconds))
 
     def _on_planned(self, answer: machine.PlannerAnswered) -> None:
         self._planned.put(answer)
@@ -250,21 +252,32 @@ class ServedModel:
         self._planning.stop()
 
     def _finish(self, ended: machine.RequestEnded) -> None:
-        graph = self.network.graph
+        graph, description = self.network.graph, self.description
         times = self._clock.end(ended.request, ended.seconds)
+        read = self._inputs.pop(ended.request, None)
+        value, view = (read.values, read.view) if read else (None, None)
+        outputs = () if ended.error else ended.outputs
         result = Result(
             request=ended.request,
             ok=not ended.error,
             model=self.reference.name,
             epoch=ended.epoch,
             latency_ms=round(ended.seconds * 1e3, 3),
-            answer=classes(graph, self.description, ended.outputs) if not ended.error else (),
-            outputs=digests(graph, ended.outputs) if not ended.error else (),
+            answer=answers(graph, description, outputs, view),
+            outputs=digests(graph, outputs, most_values(description)) if outputs else (),
             error=ended.error,
             reason=ended.reason,
+            kind=description.answer,
         )
-        self._around.replies.answer(result)
+        image = image_output(description, outputs)
+        self._around.replies.answer(result, None if image is None else partial(self._picture, outputs, image, view))
         if times is not None:
             times.published = time.monotonic()
-        value = self._inputs.pop(ended.request, None)
         self._around.on_ended(EndedRequest(result, value, ended.outputs, times, ended.replica))
+
+    def _picture(self, outputs: Sequence[npt.NDArray[Any]], image: int, view: View | None) -> bytes | None:
+        """The answer as a PNG, as large as the output, in the proportions of what the network saw."""
+        _, height, width, _ = outputs[image].shape
+        stretched = self.description.preprocessing.fit == "stretch"
+        size = view.shaped((width, height)) if view is not None and stretched else None
+        return picture(self.network.graph, self.description, outputs, size)

@@ -2,8 +2,9 @@
 
 Nothing is allowed that does not stand here. An agent writes as itself only, since the sender stands in the topic; what
 it says of itself, what it is told and what it is sent are topics of its own name. Inputs are for the orchestrator only,
-and feature maps for the two whose names are in the topic: an observer sees neither. Which models are served is not for
-every client to say: an operator may do what a client may and see what an observer sees, and say that.
+and feature maps for the two whose names are in the topic: an observer sees neither, nor pictures that are answers,
+which may look much like the inputs. Which models are served is not for every client to say: an operator may do what a
+client may and see what an observer sees, and say that.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.result(_ANY),
                     topics.bridge_response(_ANY),
                     topics.answer(_ANY, _ANY),
+                    topics.result_image(_ANY),
+                    topics.answer_image(_ANY, _ANY),
                 ],
             )
         case "operator":
@@ -103,6 +106,8 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
             return [
                 topics.result(_ANY),
                 topics.answer(name, _ANY),
+                topics.result_image(_ANY),
+                topics.answer_image(name, _ANY),
                 topics.model(_ANY),
                 topics.plan(_ANY),
                 topics.orchestrator_state(),

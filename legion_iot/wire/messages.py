@@ -406,26 +406,38 @@ class OrchestratorState:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One class of an answer."""
+    """One class of an answer, or one object that was found.
+
+    The `box` of an object is (top, left, bottom, right), in fractions of the picture's height and width.
+    """
 
     index: int
     label: str
     score: float
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OutputDigest:
-    """One output tensor of a result: its shape, dtype, and the SHA-256 of its bytes, for comparison to the bit."""
+    """One output tensor of a result: its shape, dtype, and the SHA-256 of its bytes, for comparison to the bit.
+
+    `values` are the real numbers it stands for, last index fastest, where they are few; None for one that is infinite
+    or no number.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     sha256: str
+    values: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """On `infer/<model>/result`: the one end of a request, as an answer or as an error with its reason."""
+    """On `infer/<model>/result`: the one end of a request, as an answer or as an error with its reason.
+
+    `kind` says what the model answers with (`model.description.Answer`); `image` is the topic where a picture goes.
+    """
 
     request: str
     ok: bool
@@ -436,3 +448,5 @@ class Result:
     outputs: tuple[OutputDigest, ...] = ()
     error: str = ""
     reason: str = ""
+    kind: str = ""
+    image: str = ""

@@ -40,6 +40,11 @@ def is_model_name(name: str) -> bool:
     return _MODEL.fullmatch(name) is not None
 
 
+def image_topic(result: str) -> str:
+    """Where the picture goes that belongs to what is published on `result`."""
+    return f"{result}/image"
+
+
 def check_participant_name(name: str) -> str:
     """The name, when it is an agent's or `orchestrator`; raises ProtocolError."""
     if not _NAME.fullmatch(name):
@@ -154,6 +159,10 @@ class Topics:
     def result(self, model: str) -> str:
         return f"{self.base}/infer/{model}/result"
 
+    def result_image(self, model: str) -> str:
+        """Where the picture goes that a result of the model has."""
+        return image_topic(self.result(model))
+
     def bridge_request(self, operation: str) -> str:
         return f"{self.base}/bridge/request/{operation}"
 
@@ -163,6 +172,10 @@ class Topics:
     def answer(self, client: str, question: str) -> str:
         """Where a client may want an answer, by MQTT 5's response topic; the rest is its own business."""
         return f"{self.base}/answers/{client}/{question}"
+
+    def answer_image(self, client: str, question: str) -> str:
+        """Where the picture goes that an answer has."""
+        return image_topic(self.answer(client, question))
 
     def parse(self, topic: str) -> ParsedTopic:
         """What a topic is; raises ProtocolError for anything that is not of this group or not well formed."""

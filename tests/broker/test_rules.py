@@ -60,6 +60,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "models/vgg16/plan": ({"boss"}, {"boss", "phone", "chief", "eye"}),
     "infer/vgg16": ({"phone", "chief"}, {"boss"}),
     "infer/vgg16/result": ({"boss"}, {"phone", "chief", "eye"}),
+    "infer/vgg16/result/image": ({"boss"}, {"phone", "chief"}),
     "bridge/request/model-list": ({"chief"}, {"boss"}),
     "bridge/request/model-add": ({"chief"}, {"boss"}),
     "bridge/request/model-remove": ({"chief"}, {"boss"}),
@@ -71,6 +72,9 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "answers/phone/7": ({"boss"}, {"phone"}),
     "answers/chief/7": ({"boss"}, {"chief"}),
     "answers/eye/7": ({"boss"}, set()),
+    "answers/phone/7/image": ({"boss"}, {"phone"}),
+    "answers/chief/7/image": ({"boss"}, {"chief"}),
+    "answers/eye/7/image": ({"boss"}, set()),
     # Nobody writes these.
     "agents/pi1": (set(), set()),
     "agents/pi1/mood": (set(), set()),
@@ -82,6 +86,8 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "orchestrator/inbox/boss": (set(), {"boss"}),
     "orchestrator/state/more": (set(), set()),
     "infer/vgg16/more": (set(), set()),
+    "infer/vgg16/result/more": (set(), set()),
+    "answers/phone/7/more": (set(), set()),
     "bridge/request": (set(), set()),
     "bridge/request/model-add/more": (set(), set()),
     "secret": (set(), set()),
@@ -116,7 +122,9 @@ def test_the_table_has_every_topic_there_is() -> None:
         "result": [topics.result("vgg16")],
         "bridge_request": [topics.bridge_request(operation) for operation in OPERATIONS],
         "bridge_response": [topics.bridge_response(operation) for operation in OPERATIONS],
+        "result_image": [topics.result_image("vgg16")],
         "answer": [topics.answer("phone", "7")],
+        "answer_image": [topics.answer_image("phone", "7")],
     }
     assert builders - {"parse"} == set(built)
     assert {topic for each in built.values() for topic in each} <= {f"{BASE}/{topic}" for topic in TABLE}

@@ -13,7 +13,7 @@ from legion_iot.model.builder import GraphBuilder
 from legion_iot.model.description import ModelDescription
 from legion_iot.model.graph import Graph, Quantization
 from legion_iot.model.preprocessing import Preprocessing
-from legion_iot.orchestrator.answers import TOP, classes, digests, picture
+from legion_iot.orchestrator.answers import TOP, classes, digests, image_output, most_values, picture
 
 CLASSES = ModelDescription("classes", Preprocessing(), ("cat", "dog"))
 PICTURE = ModelDescription("image", Preprocessing())
@@ -88,6 +88,26 @@ def test_a_picture_in_the_size_of_another() -> None:
     assert png is not None
     with Image.open(io.BytesIO(png)) as image:
         assert image.size == (31, 17)
+
+
+def test_the_picture_is_the_last_output_that_can_be_one() -> None:
+    pictures, vector = np.zeros((1, 4, 6, 1), np.float32), np.zeros((1, 5), np.float32)
+    assert image_output(PICTURE, [pictures, pictures]) == 1
+    assert image_output(PICTURE, [pictures, vector]) == 0
+    assert image_output(PICTURE, [vector, np.zeros((1, 4, 6, 2), np.float32)]) is None
+    assert picture(network((1, 5)), PICTURE, [vector]) is None
+
+
+def test_few_numbers_are_given_as_they_are() -> None:
+    values = np.array([[0.1, -2.5, np.nan, np.inf]], np.float32)
+    (digest,) = digests(network((1, 4)), [values], 4)
+    assert digest.values == (0.1, -2.5, None, None)
+    assert digests(network((1, 4)), [values], 3)[0].values is None
+    quantised = network((1, 2), "int8", Quantization((0.5,), (-1,)))
+    assert digests(quantised, [np.array([[3, -1]], np.int8)], 4)[0].values == (2.0, 0.0)
+    whole = np.array([[2**40 + 1]], np.int64)
+    assert digests(network((1, 1), "int64"), [whole], 4)[0].values == (2**40 + 1,)
+    assert most_values(ModelDescription("tensors", Preprocessing())) == 1024 > most_values(CLASSES)
 
 
 def test_digests_differ_by_a_bit() -> None:

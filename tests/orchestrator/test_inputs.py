@@ -22,7 +22,7 @@ from legion_iot.model.builder import GraphBuilder
 from legion_iot.model.description import ModelDescription
 from legion_iot.model.graph import Graph
 from legion_iot.model.preprocessing import Preprocessing
-from legion_iot.orchestrator.inputs import MAX_PAYLOAD, read_input, seen_size
+from legion_iot.orchestrator.inputs import MAX_PAYLOAD, read_input
 
 AS_BYTES = ModelDescription("classes", Preprocessing(mean=(0.0,), std=(1.0,), fit="stretch"))
 
@@ -51,27 +51,27 @@ def pixels(seed: int = 0, size: tuple[int, int] = (4, 6)) -> npt.NDArray[np.uint
 
 def test_a_png_of_the_networks_size_arrives_byte_for_byte() -> None:
     values = pixels()
-    array = read_input(encoded(Image.fromarray(values)), network(), AS_BYTES)
+    array = read_input(encoded(Image.fromarray(values)), network(), AS_BYTES).values
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array[0], values)
 
 
 def test_a_jpeg_is_close() -> None:
     smooth = np.full((40, 60, 3), (200, 100, 50), np.uint8)
-    array = read_input(encoded(Image.fromarray(smooth), "JPEG", quality=95), network(), AS_BYTES)
+    array = read_input(encoded(Image.fromarray(smooth), "JPEG", quality=95), network(), AS_BYTES).values
     assert np.abs(array[0] - smooth[0, 0]).max() <= 4
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
 def test_every_colour_mode(mode: str) -> None:
     image = Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode)
-    array = read_input(encoded(image, "JPEG" if mode == "CMYK" else "PNG"), network(), AS_BYTES)
+    array = read_input(encoded(image, "JPEG" if mode == "CMYK" else "PNG"), network(), AS_BYTES).values
     assert array.min() >= 250
 
 
 def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
     image = Image.fromarray(np.full((4, 6), 128 << 8, np.uint16))
-    assert np.all(read_input(encoded(image), network(), AS_BYTES) == 128)
+    assert np.all(read_input(encoded(image), network(), AS_BYTES).values == 128)
 
 
 def test_a_picture_is_turned_as_its_camera_was_held() -> None:
@@ -80,23 +80,28 @@ def test_a_picture_is_turned_as_its_camera_was_held() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown by turning it a quarter clockwise
     payload = encoded(turned, exif=exif.tobytes())
-    np.testing.assert_array_equal(read_input(payload, network(), AS_BYTES)[0], values)
-    assert seen_size(payload, network(), AS_BYTES) == (6, 4)
+    read = read_input(payload, network(), AS_BYTES)
+    np.testing.assert_array_equal(read.values[0], values)
+    assert read.view is not None
+    assert read.view.size == read.view.pixels == (6, 4)
 
 
 def test_what_the_network_sees_of_a_picture() -> None:
     payload = encoded(Image.new("RGB", (600, 200)))
     cropped = ModelDescription("image", Preprocessing())
-    assert seen_size(payload, network(), AS_BYTES) == (600, 200)
-    assert seen_size(payload, network(), cropped) == (300, 200)
-    assert seen_size(saved(np.zeros((1, 4, 6, 3), np.float32)), network(), cropped) is None
+    whole, part = (read_input(payload, network(), how).view for how in (AS_BYTES, cropped))
+    assert whole is not None
+    assert whole.pixels == (600, 200)
+    assert part is not None
+    assert (part.pixels, part.box) == ((300, 200), (150, 0, 450, 200))
+    assert read_input(saved(np.zeros((1, 4, 6, 3), np.float32)), network(), cropped).view is None
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 def test_an_array_arrives_as_it_is(version: tuple[int, int]) -> None:
     values = np.random.default_rng(1).standard_normal((1, 4, 6, 3)).astype(np.float32)
     for array in (values, np.asfortranarray(values)):
-        result = read_input(saved(array, version), network(), AS_BYTES)
+        result = read_input(saved(array, version), network(), AS_BYTES).values
         np.testing.assert_array_equal(result, values)
         assert result.flags.c_contiguous
 
@@ -119,8 +124,9 @@ def test_an_array_of_another_form_is_refused(array: npt.NDArray[Any]) -> None:
 def test_a_msgpack_array_arrives_as_it_is() -> None:
     values = np.random.default_rng(1).standard_normal((1, 4, 6, 3)).astype(np.float32)
     payload = msgpack.packb({"shape": values.shape, "dtype": "float32", "data": values.tobytes()})
-    np.testing.assert_array_equal(read_input(payload, network(), AS_BYTES), values)
-    assert seen_size(payload, network(), AS_BYTES) is None
+    read = read_input(payload, network(), AS_BYTES)
+    np.testing.assert_array_equal(read.values, values)
+    assert read.view is None
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,7 @@ def test_flipped_bytes_are_read_or_refused(good: bytes, data: st.DataObject) -> 
     for _ in range(data.draw(st.integers(1, 8))):
         damaged[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(InputError):
-        assert read_input(bytes(damaged), network(), AS_BYTES).shape == (1, 4, 6, 3)
+        assert read_input(bytes(damaged), network(), AS_BYTES).values.shape == (1, 4, 6, 3)
 
 
 def test_a_network_with_two_inputs_and_one_without_a_picture() -> None:
@@ -218,4 +224,4 @@ def test_a_network_with_two_inputs_and_one_without_a_picture() -> None:
         read_input(GOOD_PNG, pair, AS_BYTES)
     with pytest.raises(InputError, match="not a picture"):
         read_input(GOOD_PNG, network((1, 12)), AS_BYTES)
-    assert read_input(saved(np.ones((1, 12), np.float32)), network((1, 12)), AS_BYTES).shape == (1, 12)
+    assert read_input(saved(np.ones((1, 12), np.float32)), network((1, 12)), AS_BYTES).values.shape == (1, 12)

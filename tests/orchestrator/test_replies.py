@@ -77,6 +77,18 @@ def test_an_answer_goes_where_it_is_wanted() -> None:
     assert {message.expiry for message in scene.seen} == {RESULT_EXPIRY}
 
 
+def test_a_picture_follows_its_result() -> None:
+    scene = Scene()
+    for topic in ("", "kitchen/legion/answers/phone/1"):
+        name = scene.replies.admit(Message(INFER, b"x", response_topic=topic, correlation=b"c"), False)
+        assert name
+        scene.replies.answer(Result(name, True, "vgg16", 7, 1.5), lambda: b"PNG")
+        result, picture = scene.seen[-2:]
+        assert json.loads(result.payload)["image"] == picture.topic == f"{result.topic}/image"
+        assert (picture.payload, picture.correlation, picture.expiry) == (b"PNG", b"c", RESULT_EXPIRY)
+    assert scene.seen[0].topic == TOPICS.result("vgg16")
+
+
 @pytest.mark.parametrize(
     "topic",
     ["kitchen/legion", INFER, "kitchen/legion/agents/ant/command", "kitchen/legion/answers/+", "$SYS/x", "a/#"],

@@ -78,6 +78,9 @@ def test_the_topics_of_the_protocol() -> None:
     assert topics.model("vgg16") == "legion/models/vgg16"
     assert topics.infer("vgg16") == "legion/infer/vgg16"
     assert topics.result("vgg16") == "legion/infer/vgg16/result"
+    assert topics.result_image("vgg16") == "legion/infer/vgg16/result/image"
+    assert topics.answer("phone", "7") == "legion/answers/phone/7"
+    assert topics.answer_image("phone", "7") == "legion/answers/phone/7/image"
 
 
 @given(st.text())
