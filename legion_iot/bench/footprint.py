@@ -10,7 +10,6 @@ import importlib.metadata
 import importlib.util
 import queue
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 from legion_iot import __version__
 from legion_iot.bench.report import BenchReport, Check
+from legion_iot.bench.startup import processor_seconds
 from legion_iot.errors import AgentError
 from legion_iot.interruption import temporary_directory
 from legion_iot.lab.processes import AgentStart, agent_processes
@@ -122,13 +122,7 @@ def _package_bytes(package: str) -> int:
 
 def _processor_seconds(command: list[str], rounds: int) -> float:
     """The least that the command takes of all processors."""
-    least = float("inf")
-    for _ in range(rounds):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=START_SECONDS, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return least
+    return min(processor_seconds(command) for _ in range(rounds))
 
 
 # --- memory ---

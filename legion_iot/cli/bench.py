@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.table import Table
 
 from legion_iot.cli.console import err, out, progress_line
 from legion_iot.errors import UsageError
@@ -18,6 +17,22 @@ if TYPE_CHECKING:
     from legion_iot.bench.report import BenchReport
 
 app = typer.Typer(help="Measure what this machine does, beside what is promised.", no_args_is_help=True)
+
+
+@app.command("cli")
+def command_line(
+    quick: bool = typer.Option(False, "--quick", help="Fewer rounds; under 50 s on two cores."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """How soon `legion` answers, beside a program that only imports the library it is made with.
+
+    Example: legion bench cli --quick
+    """
+    from legion_iot.bench import startup as bench  # noqa: PLC0415 — with the others
+
+    with progress_line(quiet=as_json) as progress:
+        report = bench.run(quick, progress)
+    show(report, as_json, bench.lines)
 
 
 @app.command("cut")
@@ -170,6 +185,8 @@ def show(
         for line in lines(report):
             out.print(line, markup=False, highlight=False, soft_wrap=soft_wrap)
         out.print(", ".join(f"{key} {value}" for key, value in report.setting.items()), markup=False)
+        from rich.table import Table  # noqa: PLC0415 — takes time
+
         table = Table(box=None, pad_edge=False)
         for title in ("CHECK", "VALUE", "TARGET", ""):
             table.add_column(title, justify="right" if title == "VALUE" else "left")

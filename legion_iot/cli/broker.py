@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import typer
-from rich.table import Table
 
 from legion_iot.cli.console import err, out
 from legion_iot.errors import BrokerError, UsageError
@@ -102,7 +101,12 @@ def remove_device(name: str = typer.Argument(help="Whom to remove."), directory:
 
 @app.command("devices")
 def devices(directory: Path = _directory) -> None:
-    """Who is let in, and until when."""
+    """Show who is let in, and until when.
+
+    Example: legion broker devices --dir /var/lib/legion-broker
+    """
+    from rich.table import Table  # noqa: PLC0415 — takes time
+
     from legion_iot_broker.directory import BrokerDirectory  # noqa: PLC0415
 
     table = Table("name", "role", "since", "until")

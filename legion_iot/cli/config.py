@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from legion_iot.cli.console import err, out
 from legion_iot.configuration.programs import ORCHESTRATOR, PLANNER, PROGRAMS, configured, unknown_variables
@@ -38,6 +36,9 @@ def show(
         if as_json:
             shown[name] = {key: {"value": value, "source": source} for key, value, source in rows(settings)}
             continue
+        from rich.markup import escape  # noqa: PLC0415 — takes time
+        from rich.table import Table  # noqa: PLC0415
+
         table = Table("setting", "value", "from", title=name, title_justify="left")
         for row in rows(settings):
             table.add_row(*map(escape, row))

@@ -7,24 +7,46 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column
 
-from legion_iot import zoo
 from legion_iot.errors import InputError, UsageError
 from legion_iot.wire.dtypes import WIRES
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from legion_iot.configuration.settings import Setting
     from legion_iot.planning.problem import Objective
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class _MadeWhenUsed:
+    """A console of rich, which takes longer to load than a command that prints nothing by it should."""
+
+    def __init__(self, stderr: bool) -> None:
+        self._stderr = stderr
+
+    @cached_property
+    def _console(self) -> Console:
+        from rich.console import Console  # noqa: PLC0415
+
+        return Console(stderr=self._stderr, highlight=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._console, name)
+
+    def __enter__(self) -> Console:
+        return self._console.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._console.__exit__(*error)
+
+
+out = cast("Console", _MadeWhenUsed(stderr=False))
+err = cast("Console", _MadeWhenUsed(stderr=True))
 
 
 @contextlib.contextmanager
@@ -45,6 +67,9 @@ def progress_line(quiet: bool = False) -> Iterator[Callable[[str, float | None],
 
         yield say
         return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.table import Column  # noqa: PLC0415
+
     # The text comes last, so that a narrow terminal cuts it and nothing else.
     text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     with Progress(SpinnerColumn(), TimeElapsedColumn(Column(min_width=7)), text, console=err, transient=True) as line:
@@ -94,6 +119,8 @@ def find_model(model: str, progress: Callable[[str, float | None], None]) -> tup
         path = Path(model)
         name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._")[:32]
         return path, name or "model"
+    from legion_iot import zoo  # noqa: PLC0415 — loads numpy
+
     return zoo.get(model, progress).path, model
 
 

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from legion_iot import zoo
 from legion_iot.cli.console import check_place, check_wire, err, find_model, finite, progress_line
-from legion_iot.cli.demo_tables import show, show_trace
 from legion_iot.cli.lab import lab_json
 from legion_iot.errors import InputError, UsageError
 from legion_iot.files import replace_file
 from legion_iot.interruption import uninterrupted
-from legion_iot.model.description import describe
 
 if TYPE_CHECKING:
     from legion_iot.lab.identities import Identities
@@ -81,6 +78,8 @@ def demo(
     with progress_line(quiet=as_json) as progress:
         progress(f"looking for {model}", None)
         file, name = find_model(model, progress)
+        from legion_iot import zoo  # noqa: PLC0415 — loads numpy
+        from legion_iot.model.description import describe  # noqa: PLC0415
         from legion_iot_agent.shapes import open_static  # noqa: PLC0415 — loads the schema
 
         describe(open_static(file, input_shape))  # what is no model is refused before a picture is fetched for it
@@ -102,6 +101,8 @@ def demo(
     if as_json:
         typer.echo(json.dumps({**_as_json(report, saved), **_trace_json(report, trace)}))
     else:
+        from legion_iot.cli.demo_tables import show, show_trace  # noqa: PLC0415 — takes time
+
         show(report, saved)
         if trace is not None:
             show_trace(report, trace)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.table import Table
 
 from legion_iot.cli.console import err, out, progress_line
 from legion_iot.errors import UsageError
@@ -56,7 +55,10 @@ def find(spec: Path | None, preset: str | None) -> LabSpec:
 
 @app.command("down")
 def down() -> None:
-    """End the lab, and remove what a killed one has left behind."""
+    """End the lab, and remove what a killed one has left behind.
+
+    Example: legion lab down
+    """
     from legion_iot.lab.running import lab_down  # noqa: PLC0415
 
     ended = lab_down()
@@ -94,7 +96,12 @@ def status(as_json: bool = typer.Option(False, "--json", help="Print one JSON ob
 
 @app.command("presets")
 def presets() -> None:
-    """List the groups that `--preset` knows."""
+    """List the groups that `--preset` knows.
+
+    Example: legion lab presets
+    """
+    from rich.table import Table  # noqa: PLC0415 — takes time
+
     from legion_iot.lab.presets import presets as known  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
@@ -128,6 +135,8 @@ def classes(lab: LabState) -> list[str]:
 
 
 def _show(lab: LabState) -> None:
+    from rich.table import Table  # noqa: PLC0415 — takes time
+
     table = Table(box=None, pad_edge=False)
     for title in ("DEVICE", "BOARD", "CORES", "LINK", "CPU HELD BY", "LINK HELD BY", "AGENT"):
         table.add_column(title, justify="right" if title == "CORES" else "left")

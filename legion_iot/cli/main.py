@@ -9,37 +9,28 @@ from typing import Any, NoReturn
 import typer
 
 from legion_iot import __version__
-from legion_iot.cli import bench, broker, config, cost, demo, lab, model, orchestrator, plan, simulate, verify, zoo
+from legion_iot.cli.commands import COMMANDS
+from legion_iot.cli.group import EXIT_CODES, PLAIN, AllCommands
 from legion_iot.errors import LegionError
 from legion_iot.interruption import Interrupted, end_on_signals
 
-EXIT_CODES = """
-Exit codes: 0 done · 1 a result is not as it should be · 2 wrong flag or argument · 3 unreadable file or picture ·
-4 no usable model · 5 broker · 6 download · 7 agent · 8 request failed · 9 no TFLite runtime ·
-11 certificate revoked · 12 certificate expired · 13 foreign certificate · 14 password refused ·
-15 name taken · 130 interrupted
-"""
-
 app = typer.Typer(
     name="legion",
+    cls=AllCommands,
     help="Run one neural network together on a group of small, unequal devices, over MQTT.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=True,
-    pretty_exceptions_enable=False,
+    **PLAIN,
 )
-app.command("demo")(demo.demo)
-app.command("verify")(verify.verify)
-app.command("cost")(cost.cost)
-app.command("plan")(plan.plan)
-app.command("simulate")(simulate.simulate)
-app.add_typer(model.app, name="model")
-app.add_typer(zoo.app, name="zoo")
-app.add_typer(orchestrator.app, name="orchestrator")
-app.add_typer(broker.app, name="broker")
-app.add_typer(config.app, name="config")
-app.add_typer(lab.app, name="lab")
-app.add_typer(bench.app, name="bench")
+
+
+def _in_its_module() -> None:
+    """What stands for a command until it is called."""
+
+
+for _name, _described in COMMANDS.items():
+    app.command(_name, help=_described.line)(_in_its_module)
 
 
 # What typer raises for wrong flags. It comes from click, or from the copy of click inside newer versions of typer,
@@ -64,7 +55,7 @@ def main() -> NoReturn:
     """Run the command line; exits with the code of what happened, never with a traceback."""
     end_on_signals()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="legion", standalone_mode=False)
         sys.stdout.flush()
     except LegionError as error:
         _say(str(error))
@@ -72,9 +63,10 @@ def main() -> NoReturn:
     except _WrongUsage as error:
         # Called without a command, typer has shown its help, or hands it over as the message.
         if type(error).__name__ == "NoArgsIsHelpError":
-            typer.echo(error.format_message() or "", err=True, nl=False)
+            print((error.format_message() or "").rstrip(), file=sys.stderr)
         else:
-            _say(f"{error.format_message().rstrip('.')}; see: legion --help")
+            said = error.format_message().rstrip(".")
+            _say(f"{said}{' See' if said.endswith('?') else '; see'}: {_path(error)} --help")
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt, typer.Abort):
         _say("interrupted")
@@ -84,6 +76,12 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _path(error: Any) -> str:
+    """The command that was called wrongly, as it is called."""
+    context = getattr(error, "ctx", None)
+    return "legion" if context is None else str(context.command_path)
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.table import Table
 
 from legion_iot.cli.console import err, find_model, out, progress_line
 from legion_iot.cli.group_options import BASE_TOPIC, BROKER
@@ -68,6 +67,8 @@ def list_models(
     if as_json:
         typer.echo(json.dumps({"schema": 1, "models": [asdict(model) for model in models]}))
         return
+    from rich.table import Table  # noqa: PLC0415 — takes time
+
     table = Table("name", "input", "size", "phase", "on", "kept", "SHA-256")
     for each in models:
         where = each.error or ", ".join(each.agents) or each.detail
@@ -145,6 +146,8 @@ def show(
         typer.echo(json.dumps({"schema": 1, "model": name, **shapes, "units": rows, "trunk_units": len(rows),
                                "trunk_ended_by": network.ended_by or None, "tail": tail}))  # fmt: skip
         return
+    from rich.table import Table  # noqa: PLC0415 — takes time
+
     table = Table(box=None, pad_edge=False)
     for title in ("UNIT", "OPS", "OUTPUT", "MFLOP", "WEIGHTS", "LIVE AT THE CUT", "FIELD"):
         table.add_column(title, justify="left" if title in ("OPS", "OUTPUT") else "right", overflow="fold")

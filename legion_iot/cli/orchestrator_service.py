@@ -39,7 +39,10 @@ def uninstall(
     root: Path = _root,
     keep: bool = typer.Option(False, "--keep", help="Leave settings, bundle, measurements and networks."),
 ) -> None:
-    """Stop the service, and remove all of it."""
+    """Stop the service, and remove all of it.
+
+    Example: legion orchestrator uninstall --keep
+    """
     from legion_iot.installation.places import Service  # noqa: PLC0415
     from legion_iot.installation.procedures import uninstall  # noqa: PLC0415
 
@@ -47,7 +50,10 @@ def uninstall(
 
 
 def status() -> None:
-    """Whether the service runs, and what it says."""
+    """Say whether the service runs, and what it tells.
+
+    Example: legion orchestrator status
+    """
     from legion_iot.installation.places import Service  # noqa: PLC0415
     from legion_iot.installation.procedures import status  # noqa: PLC0415
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 
 import typer
-from rich.table import Table
 
-from legion_iot import zoo
 from legion_iot.cli.console import out, progress_line
 
 app = typer.Typer(help="Networks to try, by name.", no_args_is_help=True)
@@ -15,7 +13,14 @@ app = typer.Typer(help="Networks to try, by name.", no_args_is_help=True)
 
 @app.command("list")
 def list_networks(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
-    """List the networks of the zoo."""
+    """List the networks of the zoo.
+
+    Example: legion zoo list --json
+    """
+    from rich.table import Table  # noqa: PLC0415 — takes time
+
+    from legion_iot import zoo  # noqa: PLC0415 — loads numpy
+
     entries = zoo.catalogue()
     if as_json:
         rows = [
@@ -54,6 +59,8 @@ def get_network(
 
     Example: legion zoo get hed
     """
+    from legion_iot import zoo  # noqa: PLC0415 — loads numpy
+
     with progress_line(quiet=as_json) as progress:
         model = zoo.get(name, progress)
     if as_json:
