@@ -57,6 +57,11 @@ class ProfileFile:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self._path, content)
 
+    def forget(self) -> None:
+        """Keep nothing of what was measured."""
+        self.link = None
+        self.keep(Samples(), None)
+
     def profile(self, board: str) -> Profile:
         """What is published: the samples of this class of board, the newest as far as there is room."""
         own = tuple(sample for sample in self.samples if sample.board == board)

@@ -65,6 +65,12 @@ class Measurements:
         self._prober = None
         self._profiler.stop()
 
+    def forget(self) -> None:
+        """Forget what has come out so far, too."""
+        self.stop()
+        self._tries = 0
+        self.file.forget()
+
     def echoed(self, number: int) -> None:
         """What the prober sent to ourselves is back."""
         if self._prober is not None:

@@ -277,6 +277,9 @@ class AgentService:
                 self._executor.unload(epoch)
             case machine.StartMeasuring(command=command):
                 self._start_measuring(command)
+            case machine.ForgetMeasured():
+                self._measurements.forget()
+                self._links.control.publish(self._topic("profile"), b"", retain=True)
 
     def _send(self, sends: Sequence[machine.SendRegion]) -> None:
         """All regions of a step at once, so that small ones go first and share messages."""

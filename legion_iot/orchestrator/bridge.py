@@ -1,4 +1,4 @@
-"""What operators ask for: which models are served, one more, one less. Docs: docs/protocol.md, "Models".
+"""What operators ask for: which models are served, one more, one less, other plans. Docs: docs/protocol.md, "Models".
 
 Theory. Every request may come twice, since a link may be cut before its answer; so each says what shall hold, and is
 answered by what does. To add a model is to ask for it until it is served:
@@ -17,7 +17,7 @@ A piece is answered by where the next one begins, whether or not it was the one 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from legion_iot.errors import LegionError, ModelError, ProtocolError
@@ -37,6 +37,7 @@ from legion_iot.wire.bridge import (
     ListModels,
     ModelStatus,
     RemoveModel,
+    Replan,
     UploadPiece,
 )
 from legion_iot.wire.messages import ModelReference
@@ -64,24 +65,37 @@ class _Preparing:
 
 
 class Bridge:
-    """Answers by `respond(operation, response)`; `on_change` is called when another set of models is served."""
+    """Answers by `respond(operation, response)`; `on_change` is called when another set of models is served.
+
+    Without a store, models are neither added nor removed.
+    """
 
     def __init__(
         self,
-        store: ModelStore,
+        store: ModelStore | None,
         models: ServedModels,
         background: Background,
         respond: Callable[[str, BridgeResponse], None],
         on_change: Callable[[], None],
     ) -> None:
-        self._store, self._models, self._background = store, models, background
+        self._kept, self._models, self._background = store, models, background
         self._respond, self._on_change = respond, on_change
         self._uploads: dict[str, _Upload] = {}
         self._preparing: dict[str, _Preparing] = {}
         self._broken: dict[str, str] = {}  # why a model that is kept cannot be served
+        self._replanned = ""  # the last transaction that asked for it
+
+    @property
+    def _store(self) -> ModelStore:
+        """Raises Refusal where there is none."""
+        if self._kept is None:
+            raise Refusal("no-store", "this orchestrator keeps no models; give it a --state-dir")
+        return self._kept
 
     def serve_kept(self) -> None:
         """Serve what the store holds, but for names that are taken; what cannot be served does not stop the rest."""
+        if self._kept is None:
+            return
         for name, sha256 in sorted(self._store.names.items()):
             if name in self._models.by_name:
                 log.warning("the model %s that was added gives way to the one given at the start", name)
@@ -108,6 +122,8 @@ class Bridge:
                 self._carry_out(operation, request.transaction, lambda: self._add(request))
             case RemoveModel():
                 self._carry_out(operation, request.transaction, lambda: self._remove(request.name))
+            case Replan():
+                self._carry_out(operation, request.transaction, lambda: self._replan(request))
 
     def _carry_out(self, operation: str, transaction: str, act: Callable[[], BridgeData]) -> None:
         try:
@@ -119,16 +135,17 @@ class Bridge:
     # --- operations ---
 
     def _list(self) -> BridgeData:
-        served = [self._status(name, model) for name, model in self._models.by_name.items()]
-        broken = [ModelStatus(name, self._store.names[name], 0, True, error=why) for name, why in self._broken.items()]
+        kept = {} if self._kept is None else self._kept.names
+        served = [self._status(name, model, kept.get(name)) for name, model in self._models.by_name.items()]
+        broken = [ModelStatus(name, kept[name], 0, True, error=why) for name, why in self._broken.items()]
         return BridgeData("listed", models=tuple(sorted([*served, *broken], key=lambda model: model.name)))
 
-    def _status(self, name: str, model: ServedModel) -> ModelStatus:
+    def _status(self, name: str, model: ServedModel, kept: str | None) -> ModelStatus:
         state, tensor = model.state, model.network.graph.tensors[model.network.graph.inputs[0]]
         agents = state.plan.agents if state.plan else ()
-        kept = self._store.names.get(name) == model.reference.sha256
+        is_kept = kept == model.reference.sha256
         return ModelStatus(
-            name, model.reference.sha256, model.reference.size, kept, state.phase or "gathering", state.detail,
+            name, model.reference.sha256, model.reference.size, is_kept, state.phase or "gathering", state.detail,
             tensor.shape, tensor.dtype, state.epoch, agents,
         )  # fmt: skip
 
@@ -181,14 +198,32 @@ class Bridge:
         if name in self._preparing:
             raise Refusal("busy", f"{name} is being added; try again in a moment")
         if name not in self._models.by_name and name not in self._store.names:
-            known = ", ".join(sorted({*self._models.by_name, *self._store.names})) or "none"
-            raise Refusal("unknown-name", f"there is no model {name!r:.60}; served are: {known}")
+            raise Refusal("unknown-name", self._no_model(name, {*self._models.by_name, *self._store.names}))
         if name in self._store.names:
             self._store.forget(name)
         self._broken.pop(name, None)
         self._models.remove(name)
         self._on_change()
         return BridgeData("removed")
+
+    def _replan(self, request: Replan) -> BridgeData:
+        if not self._models.by_name:
+            raise Refusal("no-model", "no model is served, so there is nothing to plan; add one: legion model add")
+        if request.name and request.name not in self._models.by_name:
+            raise Refusal("unknown-name", self._no_model(request.name, self._models.by_name))
+        if request.name and request.again:
+            raise Refusal("bad-request", "what is measured again holds for all models; ask without a model's name")
+        agents = self._models.online
+        if strangers := sorted(set(request.agents) - set(agents)):
+            known = ", ".join(agents) or "none"
+            raise Refusal("unknown-agent", f"there is no agent {strangers[0]!r:.60}; online are: {known}")
+        if request.transaction != self._replanned or self._models.phase[0] == "serving":
+            self._models.replan(request.name, request.agents or agents if request.again else ())
+        self._replanned = request.transaction
+        return BridgeData("planning")
+
+    def _no_model(self, name: str, known: Iterable[str]) -> str:
+        return f"there is no model {name!r:.60}; served are: {', '.join(sorted(known)) or 'none'}"
 
     # --- reading a model, in the background ---
 

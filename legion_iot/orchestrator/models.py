@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from legion_iot.orchestrator.options import OrchestratorOptions
 from legion_iot.orchestrator.serving import LoadedModel, ServedModel, Surroundings
@@ -66,6 +66,21 @@ class ServedModels:
             return state.phase, state.detail
         phase = min((state.phase for state in states.values()), key=_PHASES.index)
         return phase, "; ".join(f"{name} {state.phase}: {state.detail}" for name, state in states.items())
+
+    def replan(self, name: str, forgotten: Collection[str]) -> None:
+        """Have the plan of the model of that name found anew, or of all models where there is no name.
+
+        What was measured on the `forgotten` agents, and on others of their classes of board, is measured once more.
+        """
+        infos = self.infos
+        boards = {info.board_class for agent, info in infos.items() if agent in forgotten}
+        told = frozenset(agent for agent in self.online if agent in infos and infos[agent].board_class in boards)
+        for agent in sorted(told):
+            self._said.pop((agent, machine.ProfileArrived), None)
+            self._around.command(agent, Command("forget", number=next(self._around.shared.numbers)))
+        asked = machine.ReplanAsked(told, bool(told) and told == set(self.online))
+        for model in [self._models[name]] if name else self._all():
+            model.step(asked)
 
     @property
     def states(self) -> dict[str, AgentState]:

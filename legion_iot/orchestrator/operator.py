@@ -1,4 +1,4 @@
-"""What an operator does from any machine: look at the models of a group, add one, remove one (`orchestrator.bridge`).
+"""What an operator does from any machine: look at the models of a group, add one, remove one, have them planned anew.
 
 Theory. A request without an answer is sent again when the link is back, since asking twice changes nothing more. A file
 goes up in pieces, a window of them under way; when the link was cut, a piece was lost, or the orchestrator is another
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from legion_iot.errors import BrokerError, InputError, LegionError, ModelError, RequestError, UsageError
@@ -25,7 +26,9 @@ from legion_iot.wire.bridge import (
     BridgeResponse,
     ListModels,
     ModelStatus,
+    OperatorRequest,
     RemoveModel,
+    Replan,
     UploadPiece,
 )
 from legion_iot.wire.messages import ModelReference
@@ -33,6 +36,7 @@ from legion_iot.wire.topics import check_model_name
 
 PATIENCE = 60.0  # seconds without an answer otherwise, and for a link to come back
 ASK_AGAIN = 10.0  # seconds after which a request without an answer is sent once more
+PLANNING = 2000.0  # seconds for agents to be measured; a campaign may take 1800
 PREPARING = 300.0  # seconds for a large model to be read on a slow machine
 
 _ERRORS: dict[str, type[LegionError]] = {
@@ -40,6 +44,7 @@ _ERRORS: dict[str, type[LegionError]] = {
     "name-taken": UsageError,
     "bad-name": UsageError,
     "unknown-name": UsageError,
+    "unknown-agent": UsageError,
 }
 
 
@@ -93,6 +98,22 @@ class Operator(Asking):
             except _CutOff as reason:
                 progress(f"{reason}; going on", None)
 
+    def replan(self, name: str, again: Collection[str] | None, progress: Progress) -> None:
+        """Have the plan of a model, or of all, found anew, and wait until it is in force.
+
+        With `again`, these agents (none: all) are measured anew. Raises UsageError for a name that there is not.
+        """
+        request = Replan(_transaction(), name, again is not None, tuple(again or ()))
+        self._ask("replan", request)
+        began, until = False, time.monotonic() + PLANNING
+        while not began or self._state.state != "serving":
+            if self._state.state != "serving":
+                began = True
+                progress(f"{self._state.state}: {self._state.detail}", None)
+            waits = began and self._linked and not self._absent
+            if self._next(until if waits else min(until, time.monotonic() + PATIENCE)) is None:
+                self._give_up()
+
     # --- uploads ---
 
     def _upload(self, path: Path, model: ModelReference, offset: int, progress: Progress) -> None:
@@ -130,7 +151,7 @@ class Operator(Asking):
 
     # --- questions and answers ---
 
-    def _ask(self, operation: str, request: ListModels | AddModel | RemoveModel) -> BridgeResponse:
+    def _ask(self, operation: str, request: OperatorRequest) -> BridgeResponse:
         """The last answer to a request, which is sent again when the link was cut, or the orchestrator came later."""
         asked, patience = self._send(operation, request), PATIENCE
         since = asked
@@ -151,7 +172,7 @@ class Operator(Asking):
                 return response
             since, patience = time.monotonic(), PREPARING
 
-    def _send(self, operation: str, request: ListModels | AddModel | RemoveModel) -> float:
+    def _send(self, operation: str, request: OperatorRequest) -> float:
         self._connection.publish(self.topics.bridge_request(operation), codec.to_json(request))
         return time.monotonic()
 

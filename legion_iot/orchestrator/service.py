@@ -121,11 +121,10 @@ class OrchestratorService:
         self._reporter = Reporter(
             self._session, self._around, self.models, self._background, options.watchers, time.monotonic()
         )
-        self._bridge: Bridge | None = None
-        if options.state_directory is not None:
-            store = ModelStore(options.state_directory / "served", options.base_topic)
-            self._bridge = Bridge(store, self.models, self._background, self._respond, self._publish_phase)
-            self._bridge.serve_kept()
+        directory = options.state_directory
+        store = None if directory is None else ModelStore(directory / "served", options.base_topic)
+        self._bridge = Bridge(store, self.models, self._background, self._respond, self._publish_phase)
+        self._bridge.serve_kept()
         self._asked: queue.SimpleQueue[Request] = queue.SimpleQueue()  # by operators; pieces of models are large, too
         self._operators = Intake(options.broker, f"{self._client_id}-operators", 0, _admit_operator, self._on_asked)
         self._stopping = threading.Event()
@@ -153,8 +152,7 @@ class OrchestratorService:
         self._replies.answer_left()
         try:
             self._intake.open(self._topics.infer("+"))
-            if self._bridge is not None:
-                self._operators.open(self._topics.bridge_request("+"))
+            self._operators.open(self._topics.bridge_request("+"))
             self._reporter.start()
             self._loop()
         finally:
@@ -281,7 +279,7 @@ class OrchestratorService:
         match self._topics.parse(message.topic):
             case InboxTopic(sender=sender):
                 self._receive_binary(sender, message.payload)
-            case BridgeTopic(operation=operation) if self._bridge is not None:
+            case BridgeTopic(operation=operation):
                 self._bridge.take(operation, message.payload)
             case AgentTopic() if not message.payload:
                 pass  # a retained message that was cleared

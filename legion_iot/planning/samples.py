@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -91,6 +91,12 @@ class Samples:
         """With those of another set, which count as newer; what both have is there once."""
         merged = self.add(sample for sample in newer if sample not in self.by_key.get(sample.key, ()))
         return replace(merged, doubts=MappingProxyType({**merged.doubts, **newer.doubts}))
+
+    def without(self, boards: Collection[str]) -> Samples:
+        """Those of other boards, and what is doubtful about these."""
+        by_key = {key: kept for key, kept in self.by_key.items() if key[0] not in boards}
+        doubts = {board: doubt for board, doubt in self.doubts.items() if board not in boards}
+        return Samples(MappingProxyType(by_key), MappingProxyType(doubts))
 
     def of_board(self, board: str) -> tuple[Sample, ...]:
         """One sample for each key of a board: the median of those kept."""

@@ -45,6 +45,7 @@ from legion_iot.runtime.agent_events import (
     Effect,
     Event,
     FinishModel,
+    ForgetMeasured,
     FragmentArrived,
     Idle,
     Load,
@@ -93,6 +94,7 @@ __all__ = [  # events and effects included, for whoever drives the machine
     "Effect",
     "Event",
     "FinishModel",
+    "ForgetMeasured",
     "FragmentArrived",
     "Idle",
     "Load",
@@ -193,7 +195,7 @@ def is_assigned(state: State) -> bool:
 
 def _command(state: State, event: CommandArrived, now: float) -> list[Effect]:
     command = event.command
-    if command.operation == "probe":
+    if command.operation in ("probe", "forget"):
         return start_measuring(state, command)
     model = command.model
     if model is None:

@@ -197,6 +197,11 @@ class StartMeasuring:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetMeasured:
+    """Forget what was measured on this device, and what is still to be."""
+
+
+@dataclass(frozen=True, slots=True)
 class SendRegion:
     """Send `header.region` out of `values`, which cover the region `origin` (its first row and column)."""
 
@@ -222,6 +227,6 @@ class ReportTiming:
 
 
 Effect = (
-    MakeRoom | AskChunk | StoreChunk | FinishModel | PublishInfo | Load | Unload | Compute | StartMeasuring | SendRegion
-    | Report | ReportTiming
+    MakeRoom | AskChunk | StoreChunk | FinishModel | PublishInfo | Load | Unload | Compute | StartMeasuring
+    | ForgetMeasured | SendRegion | Report | ReportTiming
 )  # fmt: skip

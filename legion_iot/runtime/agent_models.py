@@ -23,6 +23,7 @@ from legion_iot.runtime.agent_events import (
     ChunkArrived,
     Effect,
     FinishModel,
+    ForgetMeasured,
     Load,
     MakeRoom,
     ModelLost,
@@ -74,11 +75,11 @@ def ask_again(state: State, now: float) -> list[Effect]:
 
 
 def start_measuring(state: State, command: Command) -> list[Effect]:
-    """Carry out a command to measure something, unless it has come before: QoS 1 may deliver a message twice."""
+    """Carry out a command to measure something, or to forget it, unless it has come before: QoS 1 may deliver twice."""
     if command.number in state.measured:
         return []
     state.measured.append(command.number)
-    return [StartMeasuring(command)]
+    return [ForgetMeasured() if command.operation == "forget" else StartMeasuring(command)]
 
 
 def _room_made(state: State, event: RoomMade, now: float) -> list[Effect]:

@@ -87,6 +87,11 @@ def class_of(board: str, slowdown: float) -> str:
     return board if slowdown == 1 else f"{board}{_MARK}{slowdown:.3g}"
 
 
+def own_class(board: str) -> str:
+    """The class that a board was of before it changed."""
+    return board.partition(_MARK)[0]
+
+
 def lasting(samples: Samples) -> Samples:
     """Those of classes that do not change."""
     return Samples.of(sample for sample in samples if _MARK not in sample.board)

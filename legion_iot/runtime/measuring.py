@@ -13,6 +13,7 @@ from legion_iot.runtime.orchestrator_events import (
     PlannerAnswered,
     ProbeOwnLink,
     ProfileArrived,
+    ReplanAsked,
     ReportRefused,
     RequestEnded,
     SendCommand,
@@ -31,14 +32,17 @@ def measured(state: State, agent: str, answer: Measured, now: float) -> list[Eff
 
 
 def measuring(
-    state: State, event: ProfileArrived | ReportRefused | OwnLinkProbed | PlannerAnswered, now: float
+    state: State, event: ProfileArrived | ReportRefused | OwnLinkProbed | PlannerAnswered | ReplanAsked, now: float
 ) -> list[Effect]:
-    """Something that a campaign may wait for has come."""
+    """Something that a campaign may wait for has come, or another campaign is asked for."""
     found = state.selection.campaign
     actions: list[campaign.Action] = []
     match event:
         case ProfileArrived(agent=agent, profile=profile):
             state.agents.setdefault(agent, AgentRecord()).link = state.selection.learn(agent, profile)
+            return []
+        case ReplanAsked():
+            _forget(state, event)
             return []
         case _ if found is None:
             return []
@@ -49,6 +53,24 @@ def measuring(
         case PlannerAnswered(number=number, answer=answer):
             actions = found.consulted(number, answer, now)
     return do(state, state.selection.after(actions, now), now)
+
+
+def _forget(state: State, event: ReplanAsked) -> None:
+    """The plan is to be found anew, and what was measured on some agents does not count for it."""
+    boards = {
+        record.info.board_class
+        for name, record in state.agents.items()
+        if name in event.forgotten and record.info is not None
+    }
+    for name, record in state.agents.items():
+        if record.info is not None and record.info.board_class in boards:
+            record.link, record.slowdown = None, 1.0
+            state.selection.doubts.pop(name, None)
+    if event.own_link:
+        state.shared.own_link = None
+        state.selection.doubts.pop(ORCHESTRATOR, None)
+    state.selection.forget_measured(boards)
+    state.selection.forget()
 
 
 def do(state: State, actions: list[campaign.Action], now: float) -> list[Effect]:

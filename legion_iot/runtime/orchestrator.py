@@ -54,6 +54,7 @@ from legion_iot.runtime.orchestrator_events import (
     ProbeOwnLink,
     ProfileArrived,
     PublishState,
+    ReplanAsked,
     ReportArrived,
     ReportRefused,
     RequestArrived,
@@ -86,6 +87,7 @@ __all__ = [  # events and effects included, for whoever drives the machine
     "ProbeOwnLink",
     "ProfileArrived",
     "PublishState",
+    "ReplanAsked",
     "ReportArrived",
     "ReportRefused",
     "RequestArrived",
@@ -117,7 +119,7 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
             state.agents.setdefault(event.agent, AgentRecord()).info = event.info
         case ReportArrived():
             effects += _report(state, event, now)
-        case ProfileArrived() | ReportRefused() | OwnLinkProbed() | PlannerAnswered():
+        case ProfileArrived() | ReportRefused() | OwnLinkProbed() | PlannerAnswered() | ReplanAsked():
             effects += measuring(state, event, now)
         case FragmentArrived():
             effects += _fragment(state, event, now)

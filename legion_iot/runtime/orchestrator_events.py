@@ -104,6 +104,18 @@ class MetricsArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplanAsked:
+    """Somebody wants the plan to be found anew.
+
+    What was measured on the `forgotten` agents, which have been told to forget it as well, does not count any more, nor
+    what was on others of their classes of board; nor does the orchestrator's `own_link`, if that is said.
+    """
+
+    forgotten: frozenset[str] = frozenset()
+    own_link: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LinkLost:
     """The broker cannot be reached."""
 
@@ -120,7 +132,7 @@ class Tick:
 
 Event = (
     AgentStateArrived | AgentInfoArrived | ProfileArrived | ReportArrived | ReportRefused | OwnLinkProbed
-    | PlannerAnswered | FragmentArrived | RequestArrived | MetricsArrived | LinkLost | LinkFound | Tick
+    | PlannerAnswered | FragmentArrived | RequestArrived | MetricsArrived | ReplanAsked | LinkLost | LinkFound | Tick
 )  # fmt: skip
 
 # --- effects ---

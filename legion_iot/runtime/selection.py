@@ -5,6 +5,7 @@
 | those of the last campaign | it has found a plan              | that one                                            |
 | those of the last campaign | it has ended without one         | one by the speeds that are known                    |
 | any other                  | –                                | none yet: a campaign begins, when it is its turn    |
+| those of the last campaign | somebody asks for it             | none yet: another campaign begins, as for new ones  |
 | those of a campaign        | it tries a plan                  | that one                                            |
 | those of a campaign        | requests wait, without any plan  | one by the speeds that are known                    |
 
@@ -13,6 +14,7 @@ A plan that is in force stays so until another one is wanted.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from legion_iot.errors import AgentError, ModelError
@@ -84,6 +86,11 @@ class Selection:
         self.campaign = self.trial = self._chosen = None
         self._members, self.waits = (), False
         self.shared.end_measuring(self)
+
+    def forget_measured(self, boards: Collection[str]) -> None:
+        """What was measured on these classes of board does not count any more."""
+        self.shared.samples = self.shared.samples.without(boards)
+        self._of_late = Samples.of(each for each in self._of_late if drift.own_class(each.board) not in boards)
 
     def wanted(self, waited: float) -> Plan | None:
         """The plan that is to be in force, or None to leave things as they are.

@@ -39,6 +39,20 @@ class RemoveModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Replan:
+    """On `replan`: find the plan of the model of that `name` anew, or where there is none, those of all models.
+
+    With `again`, what was measured on these `agents` (none: on all of them) and on others of their classes of board is
+    forgotten, and measured once more. All models are planned anew then, since they share it.
+    """
+
+    transaction: str
+    name: str = ""
+    again: bool = False
+    agents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class UploadPiece:
     """On `model-upload`, header of a piece of the file with that SHA-256; the body are its bytes from `offset` on."""
 
@@ -66,7 +80,11 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class BridgeData:
-    """All `models` are `listed`; one of them: `upload` it from `offset` on, it is `preparing`, `served`, `removed`."""
+    """What is so now.
+
+    All `models` are `listed`; one of them: `upload` it from `offset` on, it is `preparing`, `served`, `removed`. Or the
+    group is `planning`.
+    """
 
     state: str
     sha256: str = ""
@@ -85,10 +103,13 @@ class BridgeResponse:
     code: str = ""
 
 
-REQUESTS: dict[str, type[ListModels] | type[AddModel] | type[RemoveModel]] = {
+OperatorRequest = ListModels | AddModel | RemoveModel | Replan
+
+REQUESTS: dict[str, type[OperatorRequest]] = {
     "model-list": ListModels,
     "model-add": AddModel,
     "model-remove": RemoveModel,
+    "replan": Replan,
 }
 UPLOAD = "model-upload"
 OPERATIONS = (*REQUESTS, UPLOAD)

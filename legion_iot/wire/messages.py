@@ -133,8 +133,9 @@ class ProfilePart:
 class Command:
     """On `agents/<agent>/command`: what an agent is to do once.
 
-    `fetch` the model, `profile` parts of it, `probe` the link, which needs no model, or `release` all epochs of the
-    model below `epoch`. `number` is given back with the answer. No part is begun after `seconds`, except for the first.
+    `fetch` the model, `profile` parts of it, `probe` the link, which needs no model, `forget` what was measured on the
+    device, or `release` all epochs of the model below `epoch`. `number` is given back with the answer. No part is begun
+    after `seconds`, except for the first.
     """
 
     operation: str

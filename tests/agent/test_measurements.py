@@ -154,3 +154,14 @@ def test_stopping_forgets_everything(tmp_path: Path) -> None:
     assert not station.measurements.busy
     station.measurements.echoed(1)
     assert station.answers == []
+
+
+def test_what_is_forgotten_is_gone_from_the_disk_as_well(tmp_path: Path) -> None:
+    station = Station(tmp_path)
+    station.file.add((SAMPLE,), LINK)
+    station.measurements.probe(Command("probe", number=5))
+    station.measurements.turn()
+    station.measurements.forget()
+    assert not station.measurements.busy
+    for file in (station.file, ProfileFile(tmp_path / "profile.json", "here:1883")):
+        assert file.profile("pi") == Profile("pi", None, ())

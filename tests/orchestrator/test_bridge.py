@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Callable
@@ -23,12 +24,14 @@ from legion_iot.orchestrator.models import ServedModels
 from legion_iot.orchestrator.operator import Operator
 from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions
 from legion_iot.orchestrator.serving import load
+from legion_iot.planning.problem import Link
+from legion_iot.planning.samples import Sample
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.transport.connection import BrokerAddress, EventHandler, Message, TransportEvent
 from legion_iot.transport.memory import MemoryBroker, MemoryConnection
 from legion_iot.wire import codec
-from legion_iot.wire.bridge import OPERATIONS, BridgeResponse, UploadPiece
-from legion_iot.wire.messages import AgentState, Command, OrchestratorState
+from legion_iot.wire.bridge import OPERATIONS, REQUESTS, BridgeData, BridgeResponse, UploadPiece
+from legion_iot.wire.messages import AgentInfo, AgentState, Command, OrchestratorState, Profile
 from legion_iot.wire.topics import BridgeTopic, Topics
 from tests.orchestrator.surroundings import surroundings
 from tests.system.networks import picture_to_picture, residual_classifier
@@ -298,6 +301,110 @@ def test_a_model_given_at_the_start_comes_before_a_kept_one(
     assert orchestrator.served == {"cats": sha256_of(files["edges"])}
 
 
+class Member:
+    """An agent at the memory broker that says it is there, and hears commands."""
+
+    def __init__(self, broker: MemoryBroker, orchestrator: Orchestrator, name: str, board: str) -> None:
+        self.told: list[Command] = []
+        self.info = AgentInfo(board, 4, 1, 1 << 30, "runtime", "1", "xnnpack", "1", ())
+        connection = MemoryConnection(broker, name, self.hear)
+        connection.open(1.0)
+        connection.subscribe([(TOPICS.agent(name, "command"), 1)])
+        sample = Sample(self.info.board_class, ("0123456789abcdef",), (8.0,), 0.25)
+        for event in (
+            machine.AgentInfoArrived(name, self.info),
+            machine.AgentStateArrived(name, AgentState("online", "s")),
+            machine.ProfileArrived(name, Profile(self.info.board_class, Link(0.001, 1e6, 1e6), (sample,))),
+        ):
+            orchestrator.models.tell(event)
+
+    def hear(self, event: TransportEvent) -> None:
+        if isinstance(event, Message):
+            self.told.append(codec.from_json(Command, event.payload))
+
+    def forgets(self) -> int:
+        return sum(command.operation == "forget" for command in self.told)
+
+
+def test_planning_anew_concerns_one_model_or_all_and_measuring_again_a_class_of_boards(
+    broker: MemoryBroker, orchestrator: Orchestrator, files: dict[str, Path]
+) -> None:
+    orchestrator.start(ModelFile("cats", files["strange"]), ModelFile("edges", files["edges"]))
+    ant, bee, cat = (Member(broker, orchestrator, *each) for each in (("ant", "pi4"), ("bee", "pi4"), ("cat", "pi5")))
+    asked: list[tuple[str, machine.ReplanAsked]] = []
+    for name, model in orchestrator.models.by_name.items():
+        heard = functools.partial(lambda name, event: asked.append((name, event)), name)
+        model.step = heard  # type: ignore[method-assign]
+    answers: list[BridgeResponse] = []
+    orchestrator.respond = lambda operation, response: answers.append(response)  # type: ignore[method-assign]
+    orchestrator.bridge._respond = orchestrator.respond
+
+    def replan(transaction: str, **wanted: object) -> str:
+        content = {"schema": 1, "transaction": transaction, **wanted}
+        orchestrator.bridge.take("replan", json.dumps(content).encode())
+        assert answers[-1].transaction == transaction
+        return answers[-1].code or answers[-1].data.state
+
+    assert replan("a") == "planning"
+    assert asked == [("cats", machine.ReplanAsked()), ("edges", machine.ReplanAsked())]
+    assert replan("a") == "planning"
+    assert len(asked) == 2, "the same request has come twice"
+    assert replan("b", name="edges") == "planning"
+    assert asked[2:] == [("edges", machine.ReplanAsked())]
+    assert replan("c", again=True, agents=["bee"]) == "planning"
+    told = machine.ReplanAsked(frozenset({"ant", "bee"}))
+    assert asked[3:] == [("cats", told), ("edges", told)]
+    assert [each.forgets() for each in (ant, bee, cat)] == [1, 1, 0]
+    assert replan("d", again=True) == "planning"
+    assert asked[5] == ("cats", machine.ReplanAsked(frozenset({"ant", "bee", "cat"}), own_link=True))
+    assert [each.forgets() for each in (ant, bee, cat)] == [2, 2, 1]
+    assert replan("e", name="dogs") == "unknown-name"
+    assert replan("f", again=True, agents=["cow"]) == "unknown-agent"
+    assert replan("g", name="cats", again=True) == "bad-request"
+    assert len(asked) == 7
+    orchestrator.start()
+    orchestrator.bridge._respond = orchestrator.respond
+    assert replan("h") == "no-model"
+
+
+def test_without_a_place_to_keep_models_they_are_listed_and_planned_but_none_is_added(
+    broker: MemoryBroker, orchestrator: Orchestrator, files: dict[str, Path]
+) -> None:
+    orchestrator.start(ModelFile("cats", files["strange"]))
+    orchestrator.bridge = Bridge(None, orchestrator.models, orchestrator.background, orchestrator.respond, lambda: None)
+    orchestrator.bridge.serve_kept()
+    with operator(broker) as chief:
+        (status,) = chief.models()
+        assert (status.name, status.kept) == ("cats", False)
+        with pytest.raises(RequestError, match="--state-dir"):
+            chief.add(files["edges"], "edges", False, quiet)
+        with pytest.raises(RequestError, match="--state-dir"):
+            chief.remove("cats")
+        orchestrator.bridge.take("replan", b'{"schema":1,"transaction":"t"}')
+
+
+def test_an_operator_waits_until_the_plan_is_in_force(broker: MemoryBroker, orchestrator: Orchestrator) -> None:
+    """The phases come one after the other, as the orchestrator says them; `serving` from before does not count."""
+    shown: list[str] = []
+
+    def say(phase: str) -> None:
+        state = OrchestratorState(phase, "s", "ant")
+        orchestrator.connection.publish(TOPICS.orchestrator_state(), codec.to_json(state), retain=True)
+
+    def take(operation: str, payload: bytes) -> None:
+        request = codec.from_json(REQUESTS[operation], payload)
+        say("profiling")
+        orchestrator.respond(operation, BridgeResponse("ok", request.transaction, BridgeData("planning")))
+        say("assigning")
+        say("serving")
+
+    say("serving")
+    orchestrator.bridge.take = take  # type: ignore[method-assign]
+    with operator(broker) as chief:
+        chief.replan("", None, lambda text, fraction: shown.append(text))
+    assert shown == ["profiling: ant", "assigning: ant"]
+
+
 def test_nobody_answers(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operator_module, "ABSENT", 0.05)
     with operator(broker) as chief, pytest.raises(RequestError, match="no orchestrator is online"):
@@ -337,6 +444,7 @@ _REQUESTS = st.one_of(
         lambda name: ("model-remove", json.dumps({"schema": 1, "transaction": "t", "name": name}).encode()), _NAMES
     ),
     st.just(("model-list", b'{"schema":1,"transaction":"t"}')),
+    st.just(("replan", b'{"schema":1,"transaction":"t","again":true,"agents":["ant"]}')),
 )  # fmt: skip
 
 

@@ -53,6 +53,13 @@ def test_of_one_key_the_newest_are_kept_and_their_median_counts() -> None:
     assert samples.of_board("pi5") == ()
 
 
+@given(st.lists(entries, max_size=12), st.sets(texts, max_size=3))
+def test_what_is_forgotten_of_some_boards_leaves_the_others(one: list[Sample], boards: set[str]) -> None:
+    left = Samples.of(one).without(boards)
+    assert list(left) == [sample for sample in Samples.of(one) if sample.board not in boards]
+    assert Samples.of(one).without(()) == Samples.of(one)
+
+
 def test_what_is_known_is_found() -> None:
     samples = Samples.of([UNIT])
     assert samples.has_unit("pi4", "a1", 14)

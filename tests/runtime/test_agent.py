@@ -354,6 +354,13 @@ def test_a_profile_command_for_a_model_at_hand_runs_at_once() -> None:
     assert end.tell(fetch_command(FIRST)) == [machine.PublishInfo()]
 
 
+def test_what_was_measured_is_forgotten_once() -> None:
+    end = line()
+    forget = Command("forget", None, 8)
+    assert end.tell(machine.CommandArrived(forget)) == [machine.ForgetMeasured()]
+    assert end.tell(machine.CommandArrived(forget)) == [], "it came twice; what was measured since is kept"
+
+
 def test_a_probe_needs_no_model_and_everything_else_does() -> None:
     end = line()
     probe = Command("probe", None, 8)

@@ -221,6 +221,10 @@ class OrchestratorRules(RuleBasedStateMachine):
     def beats(self, name: str) -> None:
         self.tell(machine.MetricsArrived(name, Metrics("s1", 1.0, 0.5, None, False, 1, 2, 0, 0.0, 0, 0, 0)))
 
+    @rule(names=st.frozensets(NAMES), own_link=st.booleans())
+    def wants_another_plan(self, names: frozenset[str], own_link: bool) -> None:
+        self.tell(machine.ReplanAsked(names, own_link))
+
     # --- the planner, and the orchestrator's own link ---
 
     @precondition(lambda self: self.consults)

@@ -60,6 +60,12 @@ class Kept:
     names_lost: int = 0
     computed: Computed = field(default_factory=Computed)
 
+    def forget(self, agent: str, board: str) -> None:
+        """A device has forgotten what it measured; of its class of board everything may be measured once more."""
+        self.profiles.pop(agent, None)
+        for part in [each for each in self.measured if each[0] == board]:
+            del self.measured[part]
+
 
 class AgentProcess(Participant):
     """An agent, from start to end. `step` is the machine's."""
@@ -245,8 +251,8 @@ class AgentProcess(Participant):
                 self._load(assignment)
             case agent.Unload(epoch=epoch):
                 self.worker.unload(epoch)
-            case agent.StartMeasuring(command=command):
-                self._measuring.append(command)
+            case agent.StartMeasuring() | agent.ForgetMeasured():
+                self._change_measuring(effect)
 
     def _compute(self, work: agent.Compute) -> Iterator[float]:
         behaviour, draw = self.behaviour, self._agenda.random
@@ -285,6 +291,14 @@ class AgentProcess(Participant):
         self.publish(TOPICS.report(self.name, kind), message)
 
     # --- measuring ---
+
+    def _change_measuring(self, effect: agent.StartMeasuring | agent.ForgetMeasured) -> None:
+        if isinstance(effect, agent.StartMeasuring):
+            self._measuring.append(effect.command)
+            return
+        self._measuring.clear()
+        self._kept.forget(self.name, self.behaviour.board)
+        self.publish_bytes(TOPICS.agent(self.name, "profile"), b"", retain=True)
 
     def _measure(self) -> Iterator[float]:
         """A slice of measuring, or a pause where somebody waits for what the agent computes; then the answer."""

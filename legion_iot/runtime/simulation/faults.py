@@ -271,6 +271,14 @@ def _burst(group: Group, agent: str, fault: Fault) -> None:
         group.ask()
 
 
+def _replan(group: Group, agent: str, fault: Fault) -> None:
+    group.replan()
+
+
+def _measure_again(group: Group, agent: str, fault: Fault) -> None:
+    group.replan(agent, own_link=fault.strength > 0.5)
+
+
 def _nothing(group: Group, agent: str, fault: Fault) -> None:
     """What has happened is over."""
 
@@ -302,5 +310,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "orchestrator": Kind("the orchestrator is killed, and started again", _stop_orchestrator, _start_orchestrator,
                              for_all=True),
         "burst": Kind("ten times the load", _burst, _nothing, for_all=True),
+        "replan": Kind("somebody wants the plan to be found anew", _replan, _nothing, for_all=True),
+        "again": Kind("somebody wants an agent to be measured anew", _measure_again, _nothing),
     }
 )  # fmt: skip

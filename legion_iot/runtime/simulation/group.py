@@ -140,6 +140,11 @@ class Group:
         self.orchestrator.request(request, inputs)
         return request
 
+    def replan(self, *forgotten: str, own_link: bool = False) -> None:
+        """Have the plan found anew, without what was measured on these agents, if the orchestrator is there."""
+        if self.orchestrator.alive:
+            self.orchestrator.replan(frozenset(forgotten), own_link=own_link)
+
     def run(self, seconds: float) -> None:
         """Let so much time go by."""
         self.agenda.run(self.agenda.now + seconds)

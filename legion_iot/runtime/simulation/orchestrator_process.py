@@ -21,6 +21,7 @@ from legion_iot.wire.messages import (
     AgentState,
     Chunk,
     ChunkRequest,
+    Command,
     Failed,
     Fragment,
     Measured,
@@ -89,6 +90,12 @@ class OrchestratorProcess(Participant):
         """A client's request comes in."""
         self._happens(orchestrator.RequestArrived(request, inputs))
 
+    def replan(self, forgotten: frozenset[str], *, own_link: bool) -> None:
+        """An operator wants the plan to be found anew, without what was measured on some agents."""
+        for name in sorted(forgotten):
+            self.publish(TOPICS.agent(name, "command"), Command("forget", number=next(self.state.shared.numbers)))
+        self._happens(orchestrator.ReplanAsked(forgotten, own_link))
+
     def _tick(self) -> None:
         if self.alive:
             if not self.frozen:
@@ -111,6 +118,8 @@ class OrchestratorProcess(Participant):
 
     def _take(self, topic: str, payload: bytes, retained: bool) -> None:
         match TOPICS.parse(topic):
+            case AgentTopic() if not payload:
+                pass  # a retained message that was cleared
             case AgentTopic(agent=name, kind="state"):
                 self._happens(orchestrator.AgentStateArrived(name, codec.from_json(AgentState, payload)))
             case AgentTopic(agent=name, kind="info"):
