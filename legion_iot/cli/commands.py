@@ -41,6 +41,9 @@ COMMANDS = {
     "cost": Described(
         "cost", "cost", "Show Legion's cost matrices: S, E, R and A of each device, and T of the group.", MODELS
     ),
+    "infer": Described(
+        "infer", "infer", "Have a group compute a model's answer to a picture or an array.", GROUP
+    ),
     "model": Described("model", "app", "Look at models, and say which ones a group serves.", GROUP),
     "broker": Described("broker", "app", "An MQTT broker, for this machine or for a group of devices.", SERVICES),
     "orchestrator": Described("orchestrator", "app", "Serve models with the agents of a group.", SERVICES),

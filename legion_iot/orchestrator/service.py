@@ -6,6 +6,7 @@ their machines and carry out the effects (`serving`).
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import logging
 import math
@@ -319,8 +320,9 @@ class OrchestratorService:
         if (model := self.models.by_name.get(name)) is not None:
             model.request(request.name, request.message.payload, request.message.expiry or math.inf)
             return
-        served = ", ".join(self.models.by_name) or "none"
-        reason = f"there is no model {name}; served are: {served}"
+        served = list(self.models.by_name)
+        near = "".join(f"; did you mean {each}?" for each in difflib.get_close_matches(name, served, 1))
+        reason = f"there is no model {name}{near or ';'} served are: {', '.join(served) or 'none'}"
         self._replies.answer(Result(request.name, False, name, 0, 0.0, error="no-model", reason=reason))
 
     def _take_asked(self) -> None:

@@ -64,11 +64,12 @@ def broker_address(bundle: Bundle | None, url: str) -> BrokerAddress:
     return BrokerAddress.parse(url or DEFAULT_BROKER) if bundle is None else bundle.address(url)
 
 
-def check_role(bundle: Bundle, role: str) -> Bundle:
-    """The bundle, when its member has that role; raises UsageError."""
-    if bundle.role not in ("", role):
+def check_role(bundle: Bundle, *roles: str) -> Bundle:
+    """The bundle, when its member has one of these roles; raises UsageError."""
+    if bundle.role not in ("", *roles):
+        wanted = " or ".join(roles)
         raise UsageError(
-            f"{bundle.path} is of {bundle.role} {bundle.name!r}: give the bundle of a member with role {role}"
+            f"{bundle.path} is of {bundle.role} {bundle.name!r}: give the bundle of a member with role {wanted}"
         )
     return bundle
 

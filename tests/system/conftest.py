@@ -139,8 +139,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
-def stage(cache: Path) -> Iterator[Stage]:
+@contextlib.contextmanager
+def open_stage(cache: Path) -> Iterator[Stage]:
     # Not below pytest's own directory: that one is closed to the account Mosquitto changes to.
     temporary = Path(tempfile.mkdtemp(prefix="legion-test-"))
     temporary.chmod(0o755)
@@ -150,6 +150,12 @@ def stage(cache: Path) -> Iterator[Stage]:
     finally:
         made.close()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture
+def stage(cache: Path) -> Iterator[Stage]:
+    with open_stage(cache) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -163,6 +163,13 @@ def test_a_group_with_identities(stage: Stage, group: Group, member: Any, photog
         for outsider in (phone, eye):
             assert outsider.publish(f"legion/{topic}", b"{}") == "Not authorized"
     assert eye.publish(f"legion/infer/{MODEL}", photograph.read_bytes()) == "Not authorized"
+    for name in ("phone", "chief"):
+        asked = stage.run("infer", MODEL, str(photograph), "--credentials", str(group.bundle(name)), "--json")
+        assert asked.returncode == 0, asked.stderr
+        assert json.loads(asked.stdout)["result"]["outputs"] == first["outputs"]
+    denied = stage.run("infer", MODEL, str(photograph), "--credentials", str(group.bundle("eye")))
+    assert (denied.returncode, denied.stderr.count("\n")) == (2, 1)
+    assert "role client or operator" in denied.stderr
     listed = stage.run("model", "list", "--credentials", str(group.bundle("chief")), "--json")
     assert [model["name"] for model in json.loads(listed.stdout)["models"]] == [MODEL], listed.stderr
     refused = stage.run("model", "list", "--credentials", str(group.bundle("phone")))
