@@ -19,6 +19,8 @@ from legion_iot.configuration.programs import (
     INPUT_SHAPE,
     MODELS,
     OBJECTIVE,
+    PAGE,
+    PAGE_NAMES,
     PLANNER,
     STATE_DIR,
     WIRE,
@@ -55,6 +57,8 @@ def run(
     objective: str | None = setting(OBJECTIVE),
     input_shape: str | None = setting(INPUT_SHAPE),
     state_dir: str | None = setting(STATE_DIR),
+    page: str | None = setting(PAGE),
+    page_names: str | None = setting(PAGE_NAMES),
     config: Path | None = typer.Option(None, help="Read this file instead of orchestrator.toml in its usual places."),
 ) -> None:
     """Serve each MODEL: pictures published on <base>/infer/<model> are answered on <base>/infer/<model>/result.
@@ -65,6 +69,7 @@ def run(
 
     Example: legion orchestrator run efficientnet-lite0 --broker mqtt://192.168.1.10 --agents 4
     """
+    from legion_iot.cli.orchestrator_watchers import watchers  # noqa: PLC0415
     from legion_iot.orchestrator.options import ModelFile, OrchestratorOptions  # noqa: PLC0415
     from legion_iot.orchestrator.planning import find_planner  # noqa: PLC0415 — loads numpy
     from legion_iot_agent.shapes import static_file  # noqa: PLC0415
@@ -87,7 +92,7 @@ def run(
         served = tuple(ModelFile(name, static_file(path, scratch, settings[INPUT_SHAPE])) for path, name in files)
         options = OrchestratorOptions(
             broker_address, served, settings[BASE_TOPIC], settings[AGENTS], wire=settings[WIRE], planner=found,
-            objective=aim, state_directory=directory,
+            objective=aim, state_directory=directory, watchers=tuple(watchers(settings, broker_address)),
         )  # fmt: skip
         _serve(options)
 

@@ -27,6 +27,7 @@ from legion_iot.errors import UsageError
 from legion_iot.files import state_directory
 from legion_iot.transport.connection import BrokerAddress
 from legion_iot.transport.credentials import DEFAULT_BASE_TOPIC, DEFAULT_BROKER, Bundle, check_role, read_bundle
+from legion_iot.transport.listening import ListenAddress
 from legion_iot.wire.topics import Topics, check_agent_name
 
 
@@ -121,12 +122,28 @@ INPUT_SHAPE: Setting[str] = Setting(
     "input_shape", text("as in 1x320x320x3"), lambda: "", "for a model with open sizes", "the model's own"
 )
 
+PAGE: Setting[str] = Setting(
+    "page",
+    text("address:port", ListenAddress.parse),
+    lambda: "",
+    "serve the live page there, such as 127.0.0.1:8080; port 0 is any",
+    "no page",
+)
+PAGE_NAMES: Setting[tuple[str, ...]] = Setting(
+    "page_names",
+    texts("a list of host names"),
+    tuple,
+    "what browsers may call the page's machine, beside its addresses and localhost",
+    "none",
+)
+
 AGENT: Schema = (
     BROKER, CREDENTIALS, NAME, BASE_TOPIC, STATE_DIR, THREADS, CPU_SHARE, CPU_QUOTA, MEMORY_MB, MODEL_DISK_MB, BOARD,
     XNNPACK, VERBOSE,
 )  # fmt: skip
 ORCHESTRATOR: Schema = (
     MODELS, BROKER, CREDENTIALS, AGENTS, BASE_TOPIC, WIRE, PLANNER, OBJECTIVE, INPUT_SHAPE, STATE_DIR,
+    PAGE, PAGE_NAMES,
 )  # fmt: skip
 PROGRAMS: Mapping[str, Schema] = {"agent": AGENT, "orchestrator": ORCHESTRATOR}
 # Variables of other commands.

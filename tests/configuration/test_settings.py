@@ -25,7 +25,7 @@ SAMPLES: dict[str, Any] = {
     "threads": 3, "cpu_share": 0.5, "cpu_quota": 1.5, "memory_mb": 512, "model_disk_mb": 9,
     "board": "pi \"4\" \\ x", "xnnpack": False,
     "verbose": True, "models": ("vgg16", "a.tflite"), "agents": 4, "wire": "int8", "planner": "halo",
-    "objective": "throughput", "input_shape": "1x8x8x3",
+    "objective": "throughput", "input_shape": "1x8x8x3", "page": "127.0.0.1:8080", "page_names": ("hub.local", "hub"),
 }  # fmt: skip
 
 

@@ -43,6 +43,12 @@ def test_type_markers_and_templates(wheel: zipfile.ZipFile) -> None:
     assert set(_names(wheel, ".template")) == templates
 
 
+def test_the_page_travels_with_its_package(wheel: zipfile.ZipFile) -> None:
+    files = {path.name: path.read_bytes() for path in (ROOT / "legion_iot" / "page" / "static").iterdir()}
+    place = "legion_iot/page/static/"
+    assert {name.removeprefix(place): wheel.read(name) for name in wheel.namelist() if place in name} == files
+
+
 def test_units_and_drop_ins_travel_as_data(wheel: zipfile.ZipFile) -> None:
     place = ".data/data/share/legion-iot/"
     files = [path for path in (ROOT / "systemd").rglob("*") if path.is_file()]

@@ -1,0 +1,1 @@
+"""The live page: a group in a browser, and what the orchestrator serves of it."""

@@ -1,0 +1,250 @@
+"""The page as people see it: a real group, a real Chromium, and what happens when something of it goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import paho.mqtt.client as paho
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from legion_iot.transport.connection import BrokerAddress
+from legion_iot.transport.paho import PahoConnection
+from legion_iot.wire import codec
+from legion_iot.wire.messages import ModelInfo
+from legion_iot.wire.topics import Topics
+from legion_iot_broker.embedded import EmbeddedBroker
+from legion_iot_broker.serving import serve
+from tests.broker.groups import let_in, make_group, open_place
+from tests.page.conftest import live_page, require
+
+from .conftest import PATIENCE, Program, Stage, require_mosquitto
+from .networks import residual_classifier
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+)  # fmt: skip
+AGENTS = ("ant", "bee", "cat")
+
+
+class Page:
+    """What a test sees of the page, and does to it."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def text(self, selector: str) -> str:
+        """What people read there, empty where nothing is shown."""
+        return " ".join(self.texts(selector))
+
+    def texts(self, selector: str) -> list[str]:
+        script = (
+            "return [...document.querySelectorAll(arguments[0])].filter((found) => found.checkVisibility())"
+            ".map((found) => (found.innerText ?? found.textContent).trim())"
+        )
+        return list(self.driver.execute_script(script, selector))  # type: ignore[no-untyped-call]
+
+    def until(self, what: Callable[[], object]) -> None:
+        WebDriverWait(self.driver, PATIENCE, 0.05).until(lambda _: what(), self.text("body"))
+
+    def send_picture(self, path: Path) -> None:
+        self.driver.find_element(By.ID, "file").send_keys(str(path))
+
+    def sign_in(self, user: str, password: str) -> None:
+        for name, value in (("user", user), ("password", password)):
+            self.driver.find_element(By.ID, name).clear()
+            self.driver.find_element(By.ID, name).send_keys(value)
+        self.driver.find_element(By.ID, "password").send_keys(Keys.ENTER)
+
+    def complaints(self) -> list[str]:
+        """What the browser's console says, but for links that could not be made while a broker was away."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    require("chromium", "chromedriver")
+    options = webdriver.ChromeOptions()
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}", "--window-size=1440,1000"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service("/usr/bin/chromedriver"))
+    try:
+        yield Page(driver)
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker(port=0) as running:
+        yield running
+
+
+def agent(stage: Stage, url: str, name: str, directory: Path) -> Program:
+    place = str(directory / name)
+    return stage.start("legion-agent", "--broker", url, "--name", name, "--state-dir", place)
+
+
+def results_of(broker: EmbeddedBroker, model: str, picture: Path) -> list[tuple[str, float]]:
+    """The answer that any client gets for a picture; it asks again while nobody is there to answer."""
+    came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.on_message = lambda client, data, message: came.put(message.payload)
+    client.connect(broker.address.host, broker.address.port)
+    client.subscribe(f"legion/infer/{model}/result", 1)
+    client.loop_start()
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while came.empty():
+            assert time.monotonic() < deadline, "nobody answers"
+            client.publish(f"legion/infer/{model}", picture.read_bytes(), qos=1)
+            with contextlib.suppress(queue.Empty):
+                came.put(came.get(timeout=3))
+        result = json.loads(came.get())
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    assert result["ok"], result
+    return [(each["label"], each["score"]) for each in result["answer"]]
+
+
+def states(page: Page) -> dict[str, str]:
+    script = "return [...document.querySelectorAll('#agents tr')].map((row) => [row.dataset.agent, row.dataset.state])"
+    return dict(page.driver.execute_script(script))  # type: ignore[no-untyped-call]
+
+
+def test_a_group_in_the_browser(
+    browser: Page, stage: Stage, broker: EmbeddedBroker, photograph: Path, tmp_path: Path
+) -> None:
+    model = residual_classifier(tmp_path / "stranger.tflite")
+    url = f"mqtt://{broker.address.endpoint}"
+    orchestrator = stage.start(
+        "legion", "orchestrator", "run", str(model), "--broker", url, "--agents", "3", "--planner", "balanced",
+        "--page", "127.0.0.1:0", "--state-dir", str(tmp_path),
+    )  # fmt: skip
+    agents = {name: agent(stage, url, name, tmp_path) for name in AGENTS}
+    orchestrator.wait_for_line("the live page is at ")
+    (place,) = (found[1] for line in orchestrator.lines if (found := re.search(r"the live page is at (\S+)", line)))
+    page = browser
+    page.driver.get(place)
+
+    # The group and its plan.
+    page.until(lambda: page.text("#phase") == "serving")
+    page.until(lambda: states(page) == dict.fromkeys(AGENTS, "online"))
+    page.until(lambda: page.texts("#gantt .bar.compute"))
+    assert page.text("#link") == "live"
+    assert page.text("#plan-title") == "Plan of stranger"
+    assert set(page.texts("#gantt .name")) == {"orchestrator", *AGENTS}
+
+    # A picture by the file input; the answer is what any other client gets.
+    page.send_picture(photograph)
+    page.until(lambda: page.texts("#labels .label"))
+    expected = results_of(broker, "stranger", photograph)
+    assert page.texts("#labels .label") == [label for label, _ in expected]
+    assert page.texts("#labels .score") == [percent(score) for _, score in expected]
+    page.until(lambda: len(page.texts("#recent li")) >= 2)
+    page.until(lambda: "ms" in page.text("#latency .measured .figure"))
+
+    # What is no picture is answered with a reason.
+    (tmp_path / "words.txt").write_text("no picture at all", encoding="utf-8")
+    page.send_picture(tmp_path / "words.txt")
+    page.until(lambda: page.text("#failure").startswith("bad-input: "))
+    assert "JPEG" in page.text("#failure")
+
+    # The chart tells of its bars to the keyboard, too.
+    page.driver.find_element(By.CSS_SELECTOR, "#gantt svg").send_keys(Keys.ARROW_RIGHT)
+    assert re.match(r"orchestrator sends .* to (ant|bee|cat), from ", page.text("#detail"))
+
+    for width, scheme in ((360, "light"), (1440, "dark")):
+        _look(page, width, scheme, tmp_path / f"page-{width}-{scheme}.png")
+    assert page.complaints() == []
+
+    # An agent dies.
+    agents["bee"].process.kill()
+    page.until(lambda: states(page).get("bee") == "offline")
+    page.until(lambda: "bee" not in page.texts("#gantt .name"))
+
+    # The broker goes, and comes back without anything that it had.
+    broker.stop()
+    page.until(lambda: page.text("#link") == "reconnecting")
+    page.until(lambda: page.text("#note") == "The broker is away. This page reconnects by itself.")
+    with EmbeddedBroker(port=broker.address.port) as back:
+        page.until(lambda: page.text("#link") == "live")
+        page.until(lambda: not page.text("#note"))
+        assert results_of(back, "stranger", photograph) == expected  # so the orchestrator is back, too
+        page.send_picture(photograph)
+        page.until(lambda: page.texts("#labels .label") == [label for label, _ in expected])
+    assert [each for each in page.complaints() if "WebSocket connection to" not in each] == []
+
+
+def percent(share: float) -> str:
+    value = 100 * share
+    return "< 1 %" if 0 < value < 0.995 else f"{int(value + 0.5)} %"
+
+
+def _look(page: Page, width: int, scheme: str, path: Path) -> None:
+    """A screenshot at a width, where nothing may stand out of the window."""
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    script = "return document.documentElement.scrollWidth - window.innerWidth"
+    page.until(lambda: page.driver.execute_script(script) <= 0)  # type: ignore[no-untyped-call]
+    assert page.driver.save_screenshot(str(path))
+    assert struct.unpack(">II", path.read_bytes()[16:24]) == (width, 900)
+
+
+def test_who_signs_in_sees_what_the_broker_lets_them(browser: Page, photograph: Path) -> None:
+    require_mosquitto()
+    page = browser
+    with open_place() as place:
+        group = make_group(place)
+        hub = let_in(group, "orchestrator", "orchestrator")
+        members = {role: let_in(group, f"my-{role}", role) for role in ("observer", "client")}
+        with serve(group, "mosquitto"), live_page(hub.address(), group.settings.base_topic) as url:
+            page.driver.get(url)
+            page.complaints()  # those of the page before
+            page.until(lambda: page.text("#login h2") == "Sign in to the broker")
+            assert page.text("#link") == "signed out"
+            page.sign_in("my-observer", "a guess")
+            page.until(lambda: "the password is another" in page.text("#login-why"))
+            page.sign_in("my-observer", members["observer"].password or "")
+            page.until(lambda: page.text("#link") == "live")
+            assert not page.text("#login")
+
+            # An observer looks, and no more.
+            _serve_nothing(hub.address(), Topics(group.settings.base_topic))
+            page.until(lambda: page.text("#plan-title") == "Plan of nothing")
+            page.send_picture(photograph)
+            page.until(lambda: page.text("#failure").startswith("not-allowed: "))
+
+            # A client comes with its bundle, and stays one when the page is loaded again.
+            page.driver.find_element(By.ID, "leave").click()
+            assert page.text("#link") == "signed out"
+            page.driver.find_element(By.ID, "bundle").send_keys(str(members["client"].path))
+            page.until(lambda: page.text("#plan-title") == "Plan of nothing")
+            page.driver.refresh()
+            page.until(lambda: page.text("#link") == "live")
+            assert page.complaints() == []
+
+
+def _serve_nothing(address: BrokerAddress, topics: Topics) -> None:
+    """What an orchestrator says of a model."""
+    orchestrator = PahoConnection(address, "test", lambda event: None)
+    orchestrator.open(PATIENCE)
+    info = ModelInfo("nothing", "0" * 64, 1, (1, 8, 8, 3), "float32", 1, ())
+    orchestrator.publish(topics.model("nothing"), codec.to_json(info), retain=True)
+    orchestrator.close()
