@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from legion_iot.cli.console import err, out, progress_line
+from legion_iot.cli.console import check_place, err, out, progress_line
 from legion_iot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -166,6 +168,44 @@ def faults(
     with progress_line(quiet=as_json) as progress:
         report = bench.run(wanted, soak, QUICK if quick else FULL, progress)
     show(report, as_json, bench.lines, soft_wrap=True)
+
+
+@app.command("fleet")
+def fleet(
+    networks: str = typer.Option("", help="From `legion zoo list`.  [default: vgg16,vgg19,yolov2,…]"),
+    groups: str = typer.Option("", help="Such as 2F,3O,2F+1O; up to 12 devices each.  [default: those of the paper]"),
+    planners: str = typer.Option("", help="Which take turns; `offload` is the peer from outside.  [default: all]"),
+    rate: str = typer.Option("100mbit", help="Of each device's link, in both directions."),
+    wire: str = typer.Option("", help="How float32 maps travel between agents.  [default: float32,float16]"),
+    experiments: str = typer.Option("", help="Some of latency,throughput,profiling,growth.  [default: all]"),
+    rounds: int = typer.Option(0, help="Turns of each planner, of three requests.  [default: 3]"),
+    resume: Path | None = typer.Option(None, help="Keep finished cells in this file, and go on with those in it."),
+    picture: Path | None = typer.Option(None, help="A directory that diagrams are drawn into, as PNG files."),
+    write: Path | None = typer.Option(None, help="A Markdown file with all tables, and this command."),
+    rootless: bool = typer.Option(False, "--rootless", help="Emulate devices in the way that needs no root."),
+    quick: bool = typer.Option(False, "--quick", help="One small network, two groups; under 50 s on two cores."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """The published experiment with real agents, broker and shaped links: every planner, beside published figures.
+
+    Example: legion bench fleet --networks vgg16 --groups 2F,6F --planners single,legion,auto --experiments latency
+    """
+    from legion_iot.bench.fleet import bench, document, tables  # noqa: PLC0415 — loads numpy and the runtime
+    from legion_iot.cli import fleet_pictures  # noqa: PLC0415
+
+    wanted = bench.wanted(bench.Options(networks, groups, planners, wire, experiments, rate, rounds, quick))
+    check_place(resume, "--resume")
+    check_place(write, "--write")
+    if picture is not None:
+        fleet_pictures.check_directory(picture)
+    with progress_line(quiet=as_json) as progress:
+        report, record = bench.run(wanted, resume, rootless, progress)
+    made = tables.tables(record.finished)
+    if write is not None:
+        document.write(write, shlex.join(["legion", *sys.argv[1:]]), report, made)
+    if picture is not None:
+        fleet_pictures.draw(record.finished, picture)
+    show(report, as_json, lambda report: tables.lines(made), soft_wrap=True)
 
 
 def show(

@@ -31,6 +31,7 @@ from legion_iot.orchestrator.replies import Replies
 from legion_iot.orchestrator.reporting import Reporter
 from legion_iot.orchestrator.retained import Retained
 from legion_iot.orchestrator.serving import EndedRequest, ServedModel, Surroundings, load
+from legion_iot.planning.problem import Planner
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.profiles import MEASUREMENTS, ProfileFile
 from legion_iot.runtime import orchestrator as machine
@@ -135,6 +136,11 @@ class OrchestratorService:
     def stop(self) -> None:
         """End `run` soon; may be called from any thread or a signal handler."""
         self._stopping.set()
+
+    def plan_by(self, model: str, planner: Planner) -> None:
+        """Have a served model's plan found anew by this planner; may be called from any thread. Raises KeyError."""
+        served = self.models.by_name[model]
+        self._background.do(lambda: None, lambda outcome: served.plan_by(planner))
 
     def run(self) -> None:
         """Serve until `stop`.

@@ -30,6 +30,7 @@ from legion_iot.orchestrator.replies import Replies
 from legion_iot.orchestrator.retained import Retained
 from legion_iot.orchestrator.times import RequestClock, RequestTimes
 from legion_iot.planning.planners.balanced import by_speed
+from legion_iot.planning.problem import Planner
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.requests import QUEUE
 from legion_iot.runtime.shared import Shared
@@ -172,6 +173,13 @@ class ServedModel:
     def _on_planned(self, answer: machine.PlannerAnswered) -> None:
         self._planned.put(answer)
         self._around.links.wake()
+
+    def plan_by(self, planner: Planner) -> None:
+        """Find the plan anew, by this planner from now on; until it is there, requests run by the one in force."""
+        self._planning.stop()
+        self._planning = PlanningThread(planner, self._on_planned)
+        self._planning.start()
+        self.step(machine.ReplanAsked())
 
     # --- effects ---
 

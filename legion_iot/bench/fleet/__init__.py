@@ -1,0 +1,1 @@
+"""`legion bench fleet`: the published experiment on real agent processes, a real broker and shaped links."""

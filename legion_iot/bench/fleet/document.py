@@ -1,0 +1,53 @@
+"""`docs/benchmarks.md`: the tables of a run, the command that made them, and the conditions they were made under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from legion_iot.bench.fleet.tables import Table
+from legion_iot.bench.report import BenchReport
+from legion_iot.errors import InputError
+from legion_iot.files import replace_file
+
+_HEAD = """# Benchmarks
+
+All figures here were printed by one command, which wrote this page too:
+
+    {command}
+
+Agents, broker, orchestrator and client are real processes on one machine; networks are run by TFLite, links shaped in
+both directions. An emulated device has a share of a core: F stands for a Firefly-RK3399, O for an Odroid-XU4. Planners
+take turns within one run, so that what else the machine does hits all alike; every output is compared with the whole
+model's. The broker's own link and the orchestrator's are not limited. Planners are described in
+[planning.md](planning.md), labs in [lab.md](lab.md). The zoo has no integer model of these networks, so none is here.
+"""
+
+
+def write(path: Path, command: str, report: BenchReport, tables: Sequence[Table]) -> None:
+    """Raises InputError where the file cannot be written."""
+    try:
+        replace_file(path, "\n".join([*_lines(command, report, tables), ""]).encode(), 0o644)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place (--write)") from None
+
+
+def _lines(command: str, report: BenchReport, tables: Sequence[Table]) -> Iterator[str]:
+    yield _HEAD.format(command=command)
+    yield f"{'; '.join(f'{key}: {_shown(value)}' for key, value in report.setting.items())}."
+    for table in tables:
+        yield ""
+        yield from table.markdown()
+    yield ""
+    yield "## Checks"
+    yield ""
+    yield "| check | value | target | |"
+    yield "|---|--:|---|---|"
+    for check in report.checks:
+        verdict = "ok" if check.ok else "falls short"
+        yield f"| {check.name} | {check.value:.3g} {check.unit} | {check.target} | {verdict} |"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

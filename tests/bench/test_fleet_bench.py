@@ -1,0 +1,246 @@
+"""`legion bench fleet`: what it counts, keeps and refuses, and its smallest cell with real processes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from legion_iot.bench.fleet import document, published
+from legion_iot.bench.fleet.bench import Options, wanted
+from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Cost, Figures, Outcome, Rate, Record, read_record
+from legion_iot.bench.fleet.checks import FLOAT16_TARGETS, TARGETS, checks, profiling_ratios
+from legion_iot.bench.fleet.experiment import AUTO_FOR_THROUGHPUT, FRAMES
+from legion_iot.bench.fleet.figures import behind_fastest, gap, loss, noise, prediction_error, speedup
+from legion_iot.bench.fleet.groups import FIREFLY, MOST_CORES, Calibration, Fleet, calibrate, lab_of, parse_fleet
+from legion_iot.bench.fleet.schedule import GROWN, cells
+from legion_iot.bench.fleet.tables import tables
+from legion_iot.bench.report import BenchReport
+from legion_iot.errors import InputError, UsageError
+
+CELL = Cell("latency", "vgg16", "6F", ("single", "auto"), "float32", 100.0, 1)
+CALIBRATION = Calibration("vgg16", 0.3, 1e11, 0.18, 0.14)
+
+
+def figures(planner: str, *seconds: float, predicted: float = 0.0, cost: Cost = Cost()) -> Figures:  # noqa: B008
+    return Figures(planner, planner, 1, 1, (seconds,), predicted, cost=cost)
+
+
+def outcome(*found: Figures, bound: float = 0.0, requests: int = 8, exact: int = 8) -> Outcome:
+    return Outcome(found, (), bound, requests, exact, 0.0, 1.1, 0.1)
+
+
+# --- figures ---
+
+
+def test_ratios_of_a_cell() -> None:
+    measured = outcome(
+        figures("single", 1.0, 2.0, 3.0), figures("auto", 0.5, predicted=0.4), figures("fss", 0.4), bound=0.4
+    )
+    assert speedup(measured, "auto") == 4.0
+    assert speedup(measured, "halo") is None
+    assert loss(measured, "auto") == pytest.approx(0.25)
+    assert gap(measured, "auto") == pytest.approx(0.25)
+    assert prediction_error(measured.figures[1]) == pytest.approx(-0.2)
+
+
+@given(st.lists(st.floats(0.01, 10.0), min_size=2, max_size=20))
+def test_the_spread_is_that_of_the_middle_half(seconds: list[float]) -> None:
+    spread = figures("auto", *seconds).spread
+    assert 0 <= spread <= (max(seconds) - min(seconds)) * 2 / min(seconds)
+    assert figures("auto", *[3.0 * each for each in seconds]).spread == pytest.approx(spread)
+
+
+def test_a_planner_is_as_fast_as_another_within_the_noise() -> None:
+    wide = outcome(figures("auto", 0.9, 1.0, 1.1, 1.2), figures("halo", 0.8, 0.95, 1.0, 1.15), figures(OFFLOAD, 0.1))
+    assert noise(wide) > 0.02
+    behind = behind_fastest(wide, "auto")
+    assert behind is not None
+    assert behind <= 1
+    close = outcome(figures("auto", 1.0, 1.0), figures("halo", 0.9, 0.9))
+    assert behind_fastest(close, "auto") == pytest.approx(1 / 0.9 - 0.02)
+
+
+# --- checks ---
+
+
+def named(found: Outcome, cell: Cell = CELL) -> dict[str, bool]:
+    return {check.name: check.ok for check in checks({cell: found})}
+
+
+@pytest.mark.parametrize("network", TARGETS)
+def test_targets_are_above_what_was_published(network: str) -> None:
+    for group, target in TARGETS[network].items():
+        assert target > published.SPEEDUP[network][group]
+        for seconds, ok in ((1 / target - 0.001, True), (1 / target + 0.001, False)):
+            found = named(
+                outcome(figures("single", 1.0), figures("auto", seconds)), replace(CELL, network=network, group=group)
+            )
+            assert found[f"auto: speed-up, {network} on {group}, float32"] is ok
+    assert set(FLOAT16_TARGETS) <= set(TARGETS)
+
+
+def test_targets_hold_for_the_links_they_were_set_for() -> None:
+    found = outcome(figures("single", 1.0), figures("auto", 0.9))
+    assert not any("speed-up, vgg16" in name for name in named(found, replace(CELL, mbit=50.0)))
+
+
+def test_every_kind_of_failure_is_told() -> None:
+    bad = outcome(figures("single", 1.0), figures("auto", 1.1, predicted=0.5), bound=0.5, exact=7)
+    assert [name for name, ok in named(replace(bad, cores=1.3)).items() if ok] == []
+    good = outcome(figures("single", 1.0), figures("auto", 0.25, predicted=0.24), bound=0.22)
+    assert [name for name, ok in named(good).items() if not ok] == []
+
+
+def test_profiling_is_compared_with_really_run_fss() -> None:
+    cell = replace(CELL, experiment="profiling", planners=("auto", "fss"))
+    found = outcome(
+        figures("auto", 1.0, cost=Cost(4, 16, 2.0, 0, 10.0)), figures("fss", 1.1, cost=Cost(400, 1600, 150.0, 0, 90.0))
+    )
+    assert profiling_ratios([found], "auto") == [(75.0, 9.0)]
+    assert all(check.ok for check in checks({cell: found}))
+    slow = replace(found, figures=(figures("auto", 2.0), found.figures[1]))
+    assert not all(check.ok for check in checks({cell: slow}))
+
+
+def test_throughput_is_compared_with_frames_and_with_workers() -> None:
+    cell = replace(CELL, experiment="throughput", planners=(OFFLOAD,))
+    rates = tuple(
+        Rate(name, 16, (rate,)) for name, rate in ((AUTO_FOR_THROUGHPUT, 9.0), (FRAMES, 9.1), (OFFLOAD, 10.0))
+    )
+    found = named(replace(outcome(), rates=rates), cell)
+    assert found["auto for throughput / frames, vgg16 on 6F, 16 in flight"]
+    assert not found["auto for throughput / offload, vgg16 on 6F, 16 in flight"]
+
+
+# --- what is kept ---
+
+
+def test_a_record_outlives_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    record = read_record(path)
+    assert record.finished == {}
+    record.begin(CALIBRATION)
+    first = outcome(figures("single", 1.0, 1.1), figures("auto", 0.5, cost=Cost(1, 2, 3.0, 0, 4.0)), bound=0.4)
+    other = replace(CELL, experiment="throughput", wire="float16")
+    record.add(CELL, first)
+    record.add(other, replace(outcome(), rates=(Rate("frames", 4, (1.0, 2.0)),)))
+    again = read_record(path)
+    assert again == record
+    assert again.calibration == CALIBRATION
+    assert list(again.finished) == [CELL, other]
+    assert [name.name for name in tmp_path.iterdir()] == ["cells.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "no json", '{"schema": 0, "calibration": {}}', '{"schema": 1, "calibration": {}}', "[]", '{"schema": 1}\n{}'],
+)
+def test_another_file_is_no_record(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "other.jsonl"
+    path.write_text(content)
+    with pytest.raises(InputError, match="--resume"):
+        read_record(path)
+
+
+def test_a_record_of_which_a_line_lacks_figures(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    record = Record(path)
+    record.begin(CALIBRATION)
+    record.add(CELL, outcome(figures("auto", 1.0)))
+    head, line = path.read_text().splitlines()
+    table = json.loads(line)
+    del table["outcome"]["bound"]
+    path.write_text(f"{head}\n{json.dumps(table)}\n")
+    with pytest.raises(InputError, match="--resume"):
+        read_record(path)
+
+
+# --- groups and cells ---
+
+
+@given(st.integers(0, 6), st.integers(0, 6))
+def test_groups_by_name(fireflies: int, odroids: int) -> None:
+    fleet = Fleet(fireflies, odroids)
+    if fleet.size:
+        assert parse_fleet(fleet.label.lower()) == fleet
+        devices = lab_of(fleet, CALIBRATION, 50.0).devices
+        assert [device.board for device in devices] == ["rk3399"] * fireflies + ["xu4"] * odroids
+        assert len({device.name for device in devices}) == fleet.size
+
+
+@pytest.mark.parametrize("name", ["", "F", "0F", "2X", "2F+2F", "13F", "7F+6O", "2F3O"])
+def test_what_names_no_group(name: str) -> None:
+    with pytest.raises(UsageError, match="--groups"):
+        parse_fleet(name)
+
+
+@given(st.floats(1e9, 1e12))
+def test_devices_are_as_fast_as_boards_where_the_machine_allows(speed: float) -> None:
+    made = calibrate("vgg16", 30.7e9, 30.7e9 / speed)
+    assert made.firefly <= MOST_CORES / 6 + 1e-4
+    assert made.firefly * speed <= FIREFLY * 1.01 or made.odroid <= 0.051
+    assert made.odroid < made.firefly
+    lab_of(Fleet(3, 3), made, 100.0)
+
+
+def test_a_full_run_shares_labs_and_finds_room_for_all_devices() -> None:
+    made = cells(wanted(Options()), CALIBRATION, offload=True)
+    groups = [cell.group for cell in made if cell.experiment == "latency"]
+    assert len(set(groups)) == sum(one != other for one, other in itertools.pairwise(groups)) + 1
+    assert {cell.experiment for cell in made} == {"latency", "throughput", "profiling", "growth"}
+    assert len(set(made)) == len(made)
+    for cell in made:
+        assert lab_of(parse_fleet(cell.group), CALIBRATION, 100.0, cell.slower).load <= 1.1
+    assert [cell.group for cell in made if cell.experiment == "growth"] == [f"{count}F" for count in GROWN]
+    assert not any(OFFLOAD in cell.planners for cell in cells(wanted(Options()), CALIBRATION, offload=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        (Options(planners="single,best"), "'best'"),
+        (Options(wires="float8"), "'float8'"),
+        (Options(experiments="speed"), "'speed'"),
+        (Options(networks="vgg17"), "'vgg17'"),
+        (Options(rate="fast"), "--rate"),
+        (Options(rate="0mbit"), "--rate"),
+        (Options(rounds=-1), "--rounds"),
+    ],
+)
+def test_what_cannot_be_measured(options: Options, cause: str) -> None:
+    with pytest.raises(UsageError, match=cause):
+        wanted(options)
+
+
+# --- for people ---
+
+
+def test_tables_and_document(tmp_path: Path) -> None:
+    found = {
+        CELL: outcome(figures("single", 1.0), figures("auto", 0.25, predicted=0.24), bound=0.2),
+        replace(CELL, experiment="throughput"): replace(outcome(), rates=(Rate("frames", 1, (2.0,)),)),
+        replace(CELL, experiment="profiling"): outcome(
+            figures("auto", 0.3, cost=Cost(1, 4, 2.0, 0, 5.0)), figures("fss", 0.4, cost=Cost(9, 36, 40.0, 0, 50.0))
+        ),
+        replace(CELL, experiment="growth", slower=2.0): outcome(
+            figures("single", 2.0), figures("auto", 0.5), bound=0.4
+        ),
+    }
+    made = tables(found)
+    text = "\n".join(line for table in made for line in table.lines())
+    assert "vgg16    6F     float32       2.38  4.00" in text
+    assert "-25.0 %" in text
+    assert len(made) == 7
+    path = tmp_path / "benchmarks.md"
+    report = BenchReport("fleet", {"links": "100 Mbit/s each way"}, [], checks(found))
+    document.write(path, "legion bench fleet --rounds 1", report, made)
+    written = path.read_text()
+    assert "legion bench fleet --rounds 1" in written
+    assert "| vgg16 | 6F | float32 | 2.38 | 4.00 |" in written
+    assert all(check.name in written for check in report.checks)
