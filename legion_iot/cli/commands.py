@@ -45,6 +45,9 @@ COMMANDS = {
         "infer", "infer", "Have a group compute a model's answer to a picture or an array.", GROUP
     ),
     "model": Described("model", "app", "Look at models, and say which ones a group serves.", GROUP),
+    "trace": Described(
+        "trace", "trace", "Show what became of a request: who computed, sent and waited when, and for how long.", GROUP
+    ),
     "broker": Described("broker", "app", "An MQTT broker, for this machine or for a group of devices.", SERVICES),
     "orchestrator": Described("orchestrator", "app", "Serve models with the agents of a group.", SERVICES),
     "config": Described(

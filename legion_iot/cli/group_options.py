@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from legion_iot.errors import InputError
 from legion_iot.files import state_directory
 
 if TYPE_CHECKING:
+    from legion_iot.orchestrator.operator import Operator
     from legion_iot.planning.device_file import KnownGroup
 
 
@@ -24,6 +27,26 @@ BASE_TOPIC: Any = typer.Option("", help="The group's topic.  [default: the bundl
 CREDENTIALS: Any = typer.Option(
     None, envvar="LEGION_CREDENTIALS", help="The bundle of `legion broker add-device --role observer`."
 )
+OPERATOR_CREDENTIALS: Any = typer.Option(
+    None, envvar="LEGION_CREDENTIALS", help="The bundle of `legion broker add-device --role operator`."
+)
+
+
+@contextlib.contextmanager
+def operator_of(broker: str, base_topic: str, credentials: Path | None) -> Iterator[Operator]:
+    """Who asks the orchestrator, connected; raises UsageError, InputError or BrokerError."""
+    from legion_iot.orchestrator.operator import Operator  # noqa: PLC0415 — loads paho
+    from legion_iot.transport.credentials import (  # noqa: PLC0415
+        DEFAULT_BASE_TOPIC,
+        broker_address,
+        check_role,
+        read_bundle,
+    )
+
+    bundle = None if credentials is None else check_role(read_bundle(credentials), "operator")
+    topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
+    with Operator(broker_address(bundle, broker), topic) as operator:
+        yield operator
 
 
 def known_group(devices: Path | None, broker: str, base_topic: str, credentials: Path | None) -> KnownGroup:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from legion_iot.cli.console import err, find_model, out, progress_line
-from legion_iot.cli.group_options import BASE_TOPIC, BROKER
+from legion_iot.cli.group_options import BASE_TOPIC, BROKER, OPERATOR_CREDENTIALS, operator_of
 from legion_iot.interruption import temporary_directory
 
 if TYPE_CHECKING:
-    from legion_iot.orchestrator.operator import Operator
+    pass
 
 app = typer.Typer(help="Look at models, and say which ones a group serves.", no_args_is_help=True)
-
-_CREDENTIALS: Any = typer.Option(
-    None, envvar="LEGION_CREDENTIALS", help="The bundle of `legion broker add-device --role operator`."
-)
 
 
 @app.command("add")
@@ -33,7 +27,7 @@ def add(
     input_shape: str = typer.Option("", help="For a model with open sizes, e.g. 1x320x320x3."),
     broker: str = BROKER,
     base_topic: str = BASE_TOPIC,
-    credentials: Path | None = _CREDENTIALS,
+    credentials: Path | None = OPERATOR_CREDENTIALS,
 ) -> None:
     """Have a group serve one more model, from now on and after restarts; the file is sent to its orchestrator.
 
@@ -44,7 +38,7 @@ def add(
     with (
         progress_line() as progress,
         temporary_directory("legion-model-") as scratch,
-        _operator(broker, base_topic, credentials) as operator,
+        operator_of(broker, base_topic, credentials) as operator,
     ):
         path, found = find_model(model, progress)
         operator.add(static_file(path, scratch, input_shape), name or found, replace, progress)
@@ -55,14 +49,14 @@ def add(
 def list_models(
     broker: str = BROKER,
     base_topic: str = BASE_TOPIC,
-    credentials: Path | None = _CREDENTIALS,
+    credentials: Path | None = OPERATOR_CREDENTIALS,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """List the models that a group serves: in which phase each is, on which agents, and whether a restart keeps it.
 
     Example: legion model list --broker mqtt://192.168.1.10
     """
-    with _operator(broker, base_topic, credentials) as operator:
+    with operator_of(broker, base_topic, credentials) as operator:
         models = operator.models()
     if as_json:
         typer.echo(json.dumps({"schema": 1, "models": [asdict(model) for model in models]}))
@@ -84,31 +78,15 @@ def remove(
     name: str = typer.Argument(help="Its name in `legion model list`."),
     broker: str = BROKER,
     base_topic: str = BASE_TOPIC,
-    credentials: Path | None = _CREDENTIALS,
+    credentials: Path | None = OPERATOR_CREDENTIALS,
 ) -> None:
     """Have a group serve a model no more: requests under way end, and agents free what they hold of it.
 
     Example: legion model remove cats --broker mqtt://192.168.1.10
     """
-    with _operator(broker, base_topic, credentials) as operator:
+    with operator_of(broker, base_topic, credentials) as operator:
         operator.remove(name)
     err.print(f"{name} is served no more", markup=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _operator(broker: str, base_topic: str, credentials: Path | None) -> Iterator[Operator]:
-    from legion_iot.orchestrator.operator import Operator  # noqa: PLC0415 — loads paho
-    from legion_iot.transport.credentials import (  # noqa: PLC0415
-        DEFAULT_BASE_TOPIC,
-        broker_address,
-        check_role,
-        read_bundle,
-    )
-
-    bundle = None if credentials is None else check_role(read_bundle(credentials), "operator")
-    topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
-    with Operator(broker_address(bundle, broker), topic) as operator:
-        yield operator
 
 
 @app.command("show")

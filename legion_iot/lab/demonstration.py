@@ -27,8 +27,6 @@ from legion_iot.lab.meeting import Meeting, Progress, identified_agents, lab_dev
 from legion_iot.lab.processes import Agent
 from legion_iot.lab.report import DemoReport, agent_report, compare, plan_report, planning_report
 from legion_iot.lab.spec import LabSpec
-from legion_iot.lab.timeline import TracedRequest, possible
-from legion_iot.lab.trace import chrome_trace
 from legion_iot.lab.whole_model import run_whole_model
 from legion_iot.model import tflite
 from legion_iot.model.blocks import Network
@@ -44,6 +42,7 @@ from legion_iot.planning.problem import Planner
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.runtime.epochs import TIMINGS
 from legion_iot.runtime.exchange import wire_between
+from legion_iot.tracing.chrome import chrome_trace
 from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
@@ -282,22 +281,12 @@ def _wait_for_timings(group: _Group, ended: Sequence[EndedRequest]) -> None:
         time.sleep(0.05)
 
 
-def _trace(model: ServedModel, ended: Sequence[EndedRequest], setting: str) -> dict[str, Any] | None:
+def _trace(model: ServedModel, ended: Sequence[EndedRequest], setting: str) -> dict[str, Any]:
     """The requests whose timings are all there, as a trace; timing reports may be lost, and only the last are kept."""
-    state = model.state
-    if state.routing is None:
-        return None
-    works = [work for work in state.routing.works if work.agent != ORCHESTRATOR]
-    traced = []
-    for request in ended:
-        name, timings = request.result.request, {}
-        for work in works:
-            for timing in state.timings.get((work.step, work.agent), ()):
-                if timing.request == name and possible(timing):
-                    timings[work.step, work.agent] = timing
-        if request.times is not None and len(timings) == sum(work.replica == request.replica for work in works):
-            traced.append(TracedRequest(name, request.times, timings, request.replica))
-    return chrome_trace(state.routing, traced, len(ended) - len(traced), setting)
+    made = [model.traces.of(request.result.request) for request in ended]
+    traces = [make() for make in made if make is not None]
+    whole = [trace for trace in traces if not trace.missing]
+    return chrome_trace(whole, len(ended) - len(whole), setting)
 
 
 def _wire_used(model: ServedModel, wire: str) -> bool:

@@ -26,6 +26,7 @@ from legion_iot.orchestrator.model_store import ModelStore, Refusal
 from legion_iot.orchestrator.models import ServedModels
 from legion_iot.orchestrator.options import ModelFile
 from legion_iot.orchestrator.serving import LoadedModel, ServedModel, load
+from legion_iot.orchestrator.traces import KEPT
 from legion_iot.wire import codec
 from legion_iot.wire.bridge import (
     PIECE,
@@ -38,10 +39,12 @@ from legion_iot.wire.bridge import (
     ModelStatus,
     RemoveModel,
     Replan,
+    TraceRequest,
     UploadPiece,
 )
 from legion_iot.wire.messages import ModelReference
 from legion_iot.wire.topics import is_model_name
+from legion_iot.wire.trace import RequestTrace, page
 
 log = logging.getLogger("legion-orchestrator")
 
@@ -84,6 +87,7 @@ class Bridge:
         self._preparing: dict[str, _Preparing] = {}
         self._broken: dict[str, str] = {}  # why a model that is kept cannot be served
         self._replanned = ""  # the last transaction that asked for it
+        self._traced: RequestTrace | None = None  # the last one, of which further pages may be asked for
 
     @property
     def _store(self) -> ModelStore:
@@ -124,6 +128,8 @@ class Bridge:
                 self._carry_out(operation, request.transaction, lambda: self._remove(request.name))
             case Replan():
                 self._carry_out(operation, request.transaction, lambda: self._replan(request))
+            case TraceRequest():
+                self._trace(request)
 
     def _carry_out(self, operation: str, transaction: str, act: Callable[[], BridgeData]) -> None:
         try:
@@ -221,6 +227,35 @@ class Bridge:
             self._models.replan(request.name, request.agents or agents if request.again else ())
         self._replanned = request.transaction
         return BridgeData("planning")
+
+    def _trace(self, request: TraceRequest) -> None:
+        """The answer comes when the trace has been made, in the background."""
+        if request.offset and self._traced is not None and self._traced.request == request.request:
+            self._show(request, self._traced)
+            return
+        make = self._models.trace(request.request)
+        if make is None:
+            refusal = Refusal("unknown-request", self._no_request(request.request))
+            self._respond("trace", _refused(request.transaction, refusal))
+            return
+        self._background.do(make, lambda outcome: self._show(request, outcome))
+
+    def _show(self, request: TraceRequest, trace: RequestTrace | LegionError) -> None:
+        if isinstance(trace, LegionError):
+            self._respond("trace", _refused(request.transaction, Refusal("failed", str(trace))))
+            return
+        self._traced = trace
+        part, offset = page(trace, max(0, request.offset))
+        self._respond(
+            "trace", BridgeResponse("ok", request.transaction, BridgeData("traced", offset=offset, trace=part))
+        )
+
+    def _no_request(self, name: str) -> str:
+        kept = {model: served.traces.names for model, served in self._models.by_name.items()}
+        ranges = [f"{model}: {names[0]} to {names[-1]}" for model, names in kept.items() if names]
+        if not ranges:
+            return "no request has ended since the orchestrator was started; send one first"
+        return f"no request {name!r:.60} is kept; the last {KEPT} of each model are: {', '.join(ranges)}"
 
     def _no_model(self, name: str, known: Iterable[str]) -> str:
         return f"there is no model {name!r:.60}; served are: {', '.join(sorted(known)) or 'none'}"

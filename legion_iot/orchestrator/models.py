@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from legion_iot.orchestrator.options import OrchestratorOptions
 from legion_iot.orchestrator.serving import LoadedModel, ServedModel, Surroundings
 from legion_iot.runtime import orchestrator as machine
 from legion_iot.runtime.orchestrator_state import MOST_AGENTS
 from legion_iot.wire.messages import AgentInfo, AgentState, Command, Failed, Ready, TileTiming
+from legion_iot.wire.trace import RequestTrace
 
 IDLE = "idle"  # the phase where no model is served
 _REMOVED = 64  # models, of which agents that come later are told that they were removed
@@ -87,6 +88,14 @@ class ServedModels:
         """What agents last said of their state."""
         said = (event for event in self._said.values() if isinstance(event, machine.AgentStateArrived))
         return {event.agent: event.state for event in said}
+
+    def trace(self, request: str) -> Callable[[], RequestTrace] | None:
+        """What makes the trace of a request, or without a name, of the one that ended last; None where none is kept."""
+        kept = [model.traces for model in self._all() if model.traces.names]
+        if not request and kept:
+            newest = max(kept, key=lambda traces: traces.ended_at(traces.names[-1]))
+            return newest.of(newest.names[-1])
+        return next((make for traces in kept if (make := traces.of(request)) is not None), None)
 
     @property
     def infos(self) -> dict[str, AgentInfo]:

@@ -29,10 +29,12 @@ from legion_iot.wire.bridge import (
     OperatorRequest,
     RemoveModel,
     Replan,
+    TraceRequest,
     UploadPiece,
 )
 from legion_iot.wire.messages import ModelReference
 from legion_iot.wire.topics import check_model_name
+from legion_iot.wire.trace import RequestTrace, put_together
 
 PATIENCE = 60.0  # seconds without an answer otherwise, and for a link to come back
 ASK_AGAIN = 10.0  # seconds after which a request without an answer is sent once more
@@ -113,6 +115,19 @@ class Operator(Asking):
             waits = began and self._linked and not self._absent
             if self._next(until if waits else min(until, time.monotonic() + PATIENCE)) is None:
                 self._give_up()
+
+    def trace(self, request: str = "") -> RequestTrace:
+        """What became of a request, or of the last one that has ended; raises RequestError where it is not kept."""
+        pages: list[RequestTrace] = []
+        offset = 0
+        while True:
+            data = self._ask("trace", TraceRequest(_transaction(), request, offset)).data
+            if data.trace is None or (data.offset and data.offset <= offset):
+                raise RequestError("the orchestrator tells nothing of the request; it is of another version")
+            pages.append(data.trace)
+            request, offset = data.trace.request, data.offset
+            if not offset:
+                return put_together(pages)
 
     # --- uploads ---
 

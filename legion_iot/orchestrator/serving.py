@@ -28,7 +28,7 @@ from legion_iot.orchestrator.plan_info import Described
 from legion_iot.orchestrator.planning import PlanningThread
 from legion_iot.orchestrator.replies import Replies
 from legion_iot.orchestrator.retained import Retained
-from legion_iot.orchestrator.times import RequestClock, RequestTimes
+from legion_iot.orchestrator.traces import Traces
 from legion_iot.planning.planners.balanced import by_speed
 from legion_iot.planning.problem import Planner
 from legion_iot.runtime import orchestrator as machine
@@ -36,11 +36,12 @@ from legion_iot.runtime.requests import QUEUE
 from legion_iot.runtime.shared import Shared
 from legion_iot.runtime.switching import MOST_ESTIMATED
 from legion_iot.runtime.withdrawal import withdraw
+from legion_iot.tracing.times import InputSend, RequestTimes
 from legion_iot.transport.fragments import Outgoing
 from legion_iot.transport.pair import ConnectionPair
 from legion_iot.wire import codec
 from legion_iot.wire.group import PlanInfo
-from legion_iot.wire.messages import Command, ModelInfo, ModelReference, Result
+from legion_iot.wire.messages import Command, Fragment, ModelInfo, ModelReference, Result, TileTiming
 from legion_iot.wire.tensors import region_of
 from legion_iot.wire.topics import Topics, check_model_name
 
@@ -126,7 +127,7 @@ class ServedModel:
         self._planning = PlanningThread(options.planner or by_speed(options.make_plan), self._on_planned)
         self._planned: queue.SimpleQueue[machine.PlannerAnswered] = queue.SimpleQueue()
         self._inputs: dict[str, NetworkInput] = {}
-        self._clock = RequestClock()
+        self.traces = Traces()
         self._taken = 0.0  # when the input that is being read was taken up
         self.plan_info: PlanInfo | None = None  # of the plan in force, or the last one
 
@@ -141,10 +142,13 @@ class ServedModel:
     def step(self, event: machine.Event) -> None:
         """Let the machine take in an event, and do what it wants."""
         now = time.monotonic()
-        if isinstance(event, machine.FragmentArrived):
-            self._clock.received(event.header.request, event.sender, now, len(event.body))
-        elif isinstance(event, machine.RequestArrived):
-            self._clock.begin(event.request, self._taken, now)
+        match event:
+            case machine.FragmentArrived(header=header):
+                self.traces.received(header.request, event.sender, now, len(event.body))
+            case machine.RequestArrived():
+                self.traces.arrived(event.request, self._taken, now)
+            case machine.ReportArrived(report=TileTiming() as timing):
+                self.traces.timed(event.agent, timing)
         effects = machine.step(self.state, event, now)
         if sends := [effect for effect in effects if isinstance(effect, machine.SendRegion)]:
             self._send(sends)
@@ -206,11 +210,19 @@ class ServedModel:
         start = time.monotonic()
         regions = []
         for effect in sends:
+            self._note_attempt(effect.header, start)
             rows, columns = effect.values.shape[:2]
             regions.append(Outgoing(effect.target, effect.header, effect.values, region_of((0, rows, 0, columns))))
         self._around.links.send(regions)
+        end = time.monotonic()
         for region in regions:
-            self._clock.sent(region.header.request, region.target, start, region.size)
+            self.traces.sent(region.header.request, InputSend(region.target, start, end, region.size))
+
+    def _note_attempt(self, header: Fragment, now: float) -> None:
+        under_way = self.state.requests.under_way.get(header.request)
+        if under_way is not None and under_way.epoch is not None:
+            epoch = under_way.epoch
+            self.traces.begun(header.request, header.attempt, epoch.number, epoch.routing, under_way.replica, now)
 
     def publish_info(self) -> None:
         """Retain what is served, and how."""
@@ -261,7 +273,6 @@ class ServedModel:
 
     def _finish(self, ended: machine.RequestEnded) -> None:
         graph, description = self.network.graph, self.description
-        times = self._clock.end(ended.request, ended.seconds)
         read = self._inputs.pop(ended.request, None)
         value, view = (read.values, read.view) if read else (None, None)
         outputs = () if ended.error else ended.outputs
@@ -277,6 +288,7 @@ class ServedModel:
             reason=ended.reason,
             kind=description.answer,
         )
+        times = self.traces.ended(result, ended.seconds)
         image = image_output(description, outputs)
         self._around.replies.answer(result, None if image is None else partial(self._picture, outputs, image, view))
         if times is not None:

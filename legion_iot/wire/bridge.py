@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from legion_iot.wire.messages import ModelReference
+from legion_iot.wire.trace import RequestTrace
 
 PIECE = 256 << 10  # bytes of a file, at most, in one message
 PIECES_UNDER_WAY = 8  # sent before the first of them is answered
@@ -53,6 +54,18 @@ class Replan:
 
 
 @dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """On `trace`: what became of a request, or where none is named, of the one that ended last.
+
+    The answer comes in pages: `offset` is that of the answer before, 0 at first.
+    """
+
+    transaction: str
+    request: str = ""
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class UploadPiece:
     """On `model-upload`, header of a piece of the file with that SHA-256; the body are its bytes from `offset` on."""
 
@@ -83,13 +96,14 @@ class BridgeData:
     """What is so now.
 
     All `models` are `listed`; one of them: `upload` it from `offset` on, it is `preparing`, `served`, `removed`. Or the
-    group is `planning`.
+    group is `planning`. Or a request is `traced`: with an `offset`, a part of it, and the rest is to be asked for.
     """
 
     state: str
     sha256: str = ""
     offset: int = 0
     models: tuple[ModelStatus, ...] = ()
+    trace: RequestTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +117,14 @@ class BridgeResponse:
     code: str = ""
 
 
-OperatorRequest = ListModels | AddModel | RemoveModel | Replan
+OperatorRequest = ListModels | AddModel | RemoveModel | Replan | TraceRequest
 
 REQUESTS: dict[str, type[OperatorRequest]] = {
     "model-list": ListModels,
     "model-add": AddModel,
     "model-remove": RemoveModel,
     "replan": Replan,
+    "trace": TraceRequest,
 }
 UPLOAD = "model-upload"
 OPERATIONS = (*REQUESTS, UPLOAD)

@@ -33,6 +33,7 @@ from legion_iot.wire import codec
 from legion_iot.wire.bridge import OPERATIONS, REQUESTS, BridgeData, BridgeResponse, UploadPiece
 from legion_iot.wire.messages import AgentInfo, AgentState, Command, OrchestratorState, Profile
 from legion_iot.wire.topics import BridgeTopic, Topics
+from legion_iot.wire.trace import PAGE, RequestTrace, TraceFlow, TraceTile
 from tests.orchestrator.surroundings import surroundings
 from tests.system.networks import picture_to_picture, residual_classifier
 
@@ -403,6 +404,27 @@ def test_an_operator_waits_until_the_plan_is_in_force(broker: MemoryBroker, orch
     with operator(broker) as chief:
         chief.replan("", None, lambda text, fraction: shown.append(text))
     assert shown == ["profiling: ant", "assigning: ant"]
+
+
+def test_what_became_of_a_request_comes_in_pages(broker: MemoryBroker, orchestrator: Orchestrator) -> None:
+    trace = RequestTrace(
+        "r", "cats", True, 1, 0, 1, 5.0, 34.0, 1.0, 1.0,
+        tiles=tuple(TraceTile("ant", step, 0.0, 0.0, 0.0, 1.0, 0.0, 5, 5) for step in range(PAGE + 1)),
+        flows=tuple(TraceFlow("ant", None, "bee", step) for step in range(PAGE + 1)),
+    )  # fmt: skip
+    made: list[str] = []
+
+    def of(request: str) -> Callable[[], RequestTrace] | None:
+        made.append(request)
+        return (lambda: trace) if request in ("", "r") else None
+
+    orchestrator.models.trace = of  # type: ignore[method-assign]
+    with operator(broker) as chief:
+        assert chief.trace() == trace
+        assert made == [""], "it is made once for all pages"
+        assert chief.trace("r") == trace
+        with pytest.raises(RequestError, match="send one first"):
+            chief.trace("s")
 
 
 def test_nobody_answers(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legion_iot.lab.alignment import Message, align
-from legion_iot.lab.timeline import Timeline, TracedRequest, possible
-from legion_iot.lab.trace import chrome_trace
 from legion_iot.model.geometry import Interval, Region
-from legion_iot.orchestrator.times import InputSend, RequestTimes
 from legion_iot.planning.routing import ORCHESTRATOR, Routing, Transfer, Work
-from legion_iot.wire.messages import Heard, TileTiming
+from legion_iot.tracing.alignment import Message, align
+from legion_iot.tracing.chrome import chrome_trace
+from legion_iot.tracing.summary import request_trace
+from legion_iot.tracing.timeline import Timeline, TracedRequest, possible
+from legion_iot.tracing.times import InputSend, RequestTimes
+from legion_iot.wire import codec
+from legion_iot.wire.messages import Heard, Result, TileTiming
+from legion_iot.wire.trace import RequestTrace, TraceTask
 
 ROW = Region(Interval(0, 1), Interval(0, 1))
 
@@ -70,7 +73,9 @@ def one_request(name: str, start: float, clocks: dict[str, float]) -> TracedRequ
 def trace() -> dict[str, Any]:
     clocks = {"ant": 5000.0, "bee": -70.0}
     requests = [one_request("r-1", 100.0, clocks), one_request("r-2", 100.1, clocks)]
-    made: dict[str, Any] = json.loads(json.dumps(chrome_trace(two_agents(), requests, 0, "a test")))
+    timeline = Timeline(two_agents(), requests)
+    traces = [request_trace(timeline, each, Result(each.request, True, "cats", 1, 34.0)) for each in requests]
+    made: dict[str, Any] = json.loads(json.dumps(chrome_trace(traces, 0, "a test")))
     return made
 
 
@@ -160,6 +165,74 @@ def test_what_no_clock_can_have_measured_is_left_out(field: str, seconds: float)
     sound = TileTiming(1, "r", 0, 0.1, 100)
     assert possible(sound)
     assert not possible(dataclasses.replace(sound, **{field: seconds}))
+
+
+def told(traced: TracedRequest, result: Result) -> RequestTrace:
+    """What is told of a request, as it comes out of a message."""
+    trace = request_trace(Timeline(two_agents(), [traced]), traced, result)
+    return codec.from_json(RequestTrace, codec.to_json(trace))
+
+
+def test_the_kinds_of_the_path_and_what_is_covered_sum_to_the_latency() -> None:
+    trace = told(one_request("r", 100.0, {"ant": 5000.0, "bee": -70.0}), Result("r", True, "cats", 1, 34.0))
+    assert trace.latency_ms == pytest.approx(34.0)
+    assert sum(share.ms for share in trace.path) == pytest.approx(34.0, abs=0.01)
+    transit = trace.latency_ms - trace.covered_ms
+    assert sum(gap.end_ms - gap.start_ms for gap in trace.gaps) == pytest.approx(transit, abs=0.01)
+    assert {(tile.agent, tile.step) for tile in trace.tiles} == {("ant", 0), ("bee", 0), ("bee", 1)}
+    starts = [tile.begun_ms + tile.receiving_ms + tile.queued_ms for tile in trace.tiles]
+    assert starts == sorted(starts)
+    assert (trace.reading_ms, trace.publishing_ms) == (pytest.approx(5.0), pytest.approx(1.0))
+    assert trace.label_of[1] == "tail"
+    assert trace.missing == trace.waited_for == ()
+
+
+def test_of_a_failed_request_is_told_who_was_waited_for() -> None:
+    whole = one_request("r", 100.0, {"ant": 5000.0, "bee": -70.0})
+    times = RequestTimes(99.995, 100.0, begun=100.0, sends=whole.times.sends, ended=100.5)
+    timings = {(0, "bee"): whole.timings[0, "bee"]}
+    failed = dataclasses.replace(whole, times=times, timings=timings, ok=False)
+    trace = told(failed, Result("r", False, "cats", 1, 500.0, error="agent-lost", reason="ant went offline"))
+    assert trace.waited_for == (TraceTask("ant", 0),)
+    assert trace.missing == (TraceTask("ant", 0), TraceTask("bee", 1))
+    assert (trace.path, trace.outputs_ms, trace.error) == ((), None, "agent-lost")
+    gaps = sum(gap.end_ms - gap.start_ms for gap in trace.gaps)
+    assert trace.covered_ms + gaps == pytest.approx(500.0, abs=0.2)
+    json.dumps(chrome_trace([trace], 0, "a test"), allow_nan=False)
+
+
+def test_a_request_that_never_began_was_queued_all_the_time() -> None:
+    times = RequestTimes(99.0, 100.0, ended=101.0)
+    traced = TracedRequest("r", times, {}, ok=False)
+    trace = told(traced, Result("r", False, "cats", 0, 1000.0, error="deadline", reason="the group was not ready"))
+    assert (trace.covered_ms, trace.gaps, trace.tiles) == (1000.0, (), ())
+
+
+def test_earlier_attempts_have_their_part_of_the_path() -> None:
+    whole = one_request("r", 100.0, {"ant": 5000.0, "bee": -70.0})
+    times = dataclasses.replace(whole.times, taken=99.0, arrived=99.5, attempt=2, begun=100.0)
+    trace = told(dataclasses.replace(whole, times=times), Result("r", True, "cats", 1, 534.0))
+    path = {share.kind: share.ms for share in trace.path}
+    assert path["earlier attempts"] == pytest.approx(500.0)
+    assert sum(path.values()) == pytest.approx(534.0, abs=0.01)
+    assert trace.attempts == 2
+
+
+@given(st.integers(0, 2**32))
+def test_whatever_timings_are_there_every_millisecond_is_accounted_for(seed: int) -> None:
+    """Some reports lost, and clocks anywhere: what is covered and what is not sum to the latency."""
+    draw = random.Random(seed)
+    whole = one_request("r", 100.0, {"ant": draw.uniform(-1e4, 1e4), "bee": draw.uniform(-1e4, 1e4)})
+    timings = {key: timing for key, timing in whole.timings.items() if draw.random() < 0.6}
+    traced = dataclasses.replace(whole, timings=timings, ok=draw.random() < 0.5)
+    timeline = Timeline(two_agents(), [traced, *([whole] if draw.random() < 0.5 else [])])
+    account = timeline.account(traced)
+    gaps = sum(gap.end - gap.start for gap in account.gaps)
+    assert account.covered + gaps == pytest.approx(account.latency)
+    assert 0 <= account.overlapping <= account.transferring + 1e-9
+    complete = traced.ok and len(timings) == len(whole.timings)
+    assert sum(account.path.values()) == pytest.approx(account.latency if complete else 0.0)
+    assert set(timeline.waited_for(traced)) <= set(timeline.missing(traced))
 
 
 def test_one_who_only_received_is_aligned_without_a_bound() -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from legion_iot.lab.alignment import Alignment, Message, align
-from legion_iot.orchestrator.times import RequestTimes
 from legion_iot.planning.routing import ORCHESTRATOR, Routing, Transfer
+from legion_iot.tracing.alignment import Alignment, Message, align
+from legion_iot.tracing.times import RequestTimes
 from legion_iot.wire.messages import TileTiming
 
 MOST_SECONDS = 1e6  # of any duration an agent reports
@@ -19,12 +19,16 @@ MOST_SECONDS = 1e6  # of any duration an agent reports
 
 @dataclass(frozen=True, slots=True)
 class TracedRequest:
-    """One request that was answered; `timings` by step and agent, of the `replica` of the plan it went through."""
+    """One request; `timings` by step and agent, of the `replica` of the plan it went through, as far as there are any.
+
+    It was answered, unless it is not `ok`.
+    """
 
     request: str
     times: RequestTimes
     timings: Mapping[tuple[int, str], TileTiming]
     replica: int = 0
+    ok: bool = True
 
 
 def possible(timing: TileTiming) -> bool:
@@ -65,7 +69,8 @@ class Account:
     """Where a request's latency went, in seconds.
 
     `covered` is the time in which at least one participant measured something. `path` is the chain of events that
-    determined the answer's time, from arrival to the last output, by kind; its values sum to the latency.
+    determined the answer's time, from arrival to the last output, by kind; its values sum to the latency. It is not
+    known, and empty, where timings are missing.
     `transferring` is the sum of how long each transfer took, from the data being there to all of them being received,
     and `overlapping` the part of it in which sender or receiver was computing.
     """
@@ -82,7 +87,7 @@ class Timeline:
     """The requests of one epoch, on the orchestrator's clock."""
 
     def __init__(self, routing: Routing, requests: Sequence[TracedRequest]) -> None:
-        self._routing = routing
+        self.routing = routing
         self.requests = requests
         self._answers = {answer.replica: answer.step for answer in routing.answers}
         self._sources: dict[tuple[int, str], list[Transfer]] = {}
@@ -92,17 +97,20 @@ class Timeline:
 
     def spans(self, traced: TracedRequest) -> list[Span]:
         """Everything that was measured for a request, in order of time."""
-        times, answer = traced.times, self._answers[traced.replica]
+        times, answer = traced.times, self._answers.get(traced.replica)
         spans = [Span(ORCHESTRATOR, "sending", None, s.start, s.end, s.size) for s in times.sends]
         if spans:
             spans.append(Span(ORCHESTRATOR, "queued", None, times.arrived, spans[0].start))
-        spans.append(Span(ORCHESTRATOR, "receiving", answer, times.first_output, times.ended, times.bytes_received))
+        elif not traced.ok and times.begun is None:
+            spans.append(Span(ORCHESTRATOR, "queued", None, times.arrived, times.ended))
+        if traced.ok or times.outputs:
+            spans.append(Span(ORCHESTRATOR, "receiving", answer, times.first_output, times.ended, times.bytes_received))
         for (step, agent), timing in traced.timings.items():
             spans += self._agent_spans(step, agent, timing)
         return sorted(spans, key=lambda span: (span.start, span.end))
 
     def _agent_spans(self, step: int, agent: str, timing: TileTiming) -> Iterator[Span]:
-        start = self._offset(agent) + timing.begun
+        start = self.begun(agent, timing)
         sizes = {"receiving": timing.bytes_received, "sending": timing.bytes_sent}
         for kind, seconds in (
             ("receiving", timing.receiving),
@@ -112,6 +120,10 @@ class Timeline:
         ):
             yield Span(agent, kind, step, start, start + seconds, sizes.get(kind, 0))
             start += seconds
+
+    def begun(self, agent: str, timing: TileTiming) -> float:
+        """When an agent received the first input of a step."""
+        return self._offset(agent) + timing.begun
 
     def account(self, traced: TracedRequest) -> Account:
         """Where the latency of a request went."""
@@ -143,14 +155,36 @@ class Timeline:
                 if end > start:
                     yield source, target, start, end
 
+    def missing(self, traced: TracedRequest) -> list[tuple[int, str]]:
+        """The steps of agents that have not been reported."""
+        works = (work for work in self.routing.works if work.replica == traced.replica and work.agent != ORCHESTRATOR)
+        return [(work.step, work.agent) for work in works if (work.step, work.agent) not in traced.timings]
+
+    def waited_for(self, traced: TracedRequest) -> list[tuple[int, str]]:
+        """Those of them of which all that they need was made."""
+        return [
+            task
+            for task in self.missing(traced)
+            if all(
+                transfer.made_in is None or (transfer.made_in, transfer.source) in traced.timings
+                for transfer in self._sources.get(task, ())
+            )
+        ]
+
     def _of(self, traced: TracedRequest) -> Iterator[tuple[tuple[int, str], list[Transfer]]]:
-        """The transfers to each step and participant, of the request's replica."""
-        return ((key, found) for key, found in self._sources.items() if found[0].replica == traced.replica)
+        """The transfers to each step and participant, of the request's replica, of which both ends are known."""
+        for key, found in self._sources.items():
+            if found[0].replica == traced.replica:
+                known = [transfer for transfer in found if _is_known(traced, transfer)]
+                if known:
+                    yield key, known
 
     def _path(self, traced: TracedRequest) -> dict[str, float]:
         """From the answer back to the arrival, at each step along the input that came last."""
-        path = dict.fromkeys(("orchestrator", "sending", "transit", "queued", "computing"), 0.0)
-        step, who, now = self._answers[traced.replica], ORCHESTRATOR, traced.times.ended
+        path = dict.fromkeys(("earlier attempts", "orchestrator", "sending", "transit", "queued", "computing"), 0.0)
+        if not traced.ok or self.missing(traced):
+            return {}
+        step, who, now = self._answers.get(traced.replica, 0), ORCHESTRATOR, traced.times.ended
 
         def spend(kind: str, until: float) -> None:
             nonlocal now
@@ -171,7 +205,12 @@ class Timeline:
             timing = traced.timings[step, who]
             spend("computing", made - timing.seconds)
             spend("queued", made - timing.seconds - timing.queued)
-        spend("orchestrator", traced.times.arrived)
+        times = traced.times
+        if times.attempt > 1 and times.begun is not None:
+            spend("orchestrator", min(times.begun, now))
+            spend("earlier attempts", times.arrived)
+        else:
+            spend("orchestrator", times.arrived)
         return path
 
     def _messages(self) -> Iterator[Message]:
@@ -213,6 +252,14 @@ class Timeline:
     def _offset(self, agent: str) -> float:
         alignment = self.alignments.get(agent)
         return 0.0 if alignment is None else alignment.offset
+
+
+def _is_known(traced: TracedRequest, transfer: Transfer) -> bool:
+    """Whether it was measured when a transfer's data were there, and when they came."""
+    made = transfer.made_in is None or (transfer.made_in, transfer.source) in traced.timings
+    if transfer.target == ORCHESTRATOR:
+        return made and (traced.ok or transfer.source in traced.times.outputs)
+    return made and (transfer.step, transfer.target) in traced.timings
 
 
 def _gaps(spans: Iterable[Span], start: float, end: float) -> Iterator[Gap]:

@@ -15,7 +15,7 @@ Source: clock synchronisation by message bounds, as in Lundelius and Lynch (1984
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -43,17 +43,27 @@ def align(messages: Iterable[Message], reference: str) -> dict[str, Alignment]:
     for message in messages:
         pair = message.sender, message.receiver
         bounds[pair] = min(bounds.get(pair, math.inf), message.received - message.sent)
-    names = {reference, *(name for pair in bounds for name in pair)}
-    distance = {(a, b): 0.0 if a == b else bounds.get((a, b), math.inf) for a in names for b in names}
-    for via in names:
-        for a in names:
-            for b in names:
-                distance[a, b] = min(distance[a, b], distance[a, via] + distance[via, b])
+    to_reference = _distances({(b, a): seconds for (a, b), seconds in bounds.items()}, reference)
+    from_reference = _distances(bounds, reference)
     aligned = {}
-    for name in names:
-        most, least = distance[name, reference], -distance[reference, name]
+    for name in dict.fromkeys((reference, *(name for pair in bounds for name in pair))):
+        most, least = to_reference.get(name, math.inf), -from_reference.get(name, math.inf)
         if math.isfinite(most) and math.isfinite(least):
             aligned[name] = Alignment((most + least) / 2, max(0.0, (most - least) / 2))
         elif math.isfinite(most) or math.isfinite(least):
             aligned[name] = Alignment(most if math.isfinite(most) else least, None)
     return aligned
+
+
+def _distances(bounds: Mapping[tuple[str, str], float], reference: str) -> dict[str, float]:
+    """The shortest paths from the reference to whom it can reach, over edges of any sign (Bellman and Ford)."""
+    distance = {reference: 0.0}
+    for _ in range(len({name for pair in bounds for name in pair})):
+        changed = False
+        for (source, target), seconds in bounds.items():
+            if source in distance and distance[source] + seconds < distance.get(target, math.inf):
+                distance[target] = distance[source] + seconds
+                changed = True
+        if not changed:
+            break
+    return distance

@@ -1,0 +1,1 @@
+"""What happened to a request, on one time axis: from what each participant measured, without comparing clocks."""
