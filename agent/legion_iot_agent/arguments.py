@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", metavar="COMMAND", title="other than taking part")
     config = commands.add_parser("config", help="what it is told, and who said so")
     config.add_argument("action", choices=("show", "check"), help="show all settings, or say whether they are right")
+    _add_json(config)
     add_settings(config)
     _add_installing(commands)
     return made
@@ -46,11 +47,15 @@ def _add_installing(commands: argparse._SubParsersAction[argparse.ArgumentParser
         each.add_argument("--no-start", action="store_true", help="only at the next start of the system")
     uninstall = commands.add_parser("uninstall", help="stop the service, and remove all of it")
     uninstall.add_argument("--keep", action="store_true", help="but leave settings, bundle, models and measurements")
-    commands.add_parser("status", help="whether the service runs, and what it says")
+    _add_json(commands.add_parser("status", help="whether the service runs, and what it says"))
     for each in (join, install, uninstall):
         each.add_argument(
             "--root", type=Path, default=Path("/"), metavar="DIR", help="another system's root, such as a mounted card"
         )
+
+
+def _add_json(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
 
 
 def add_settings(made: argparse.ArgumentParser) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 
 from legion_iot.configuration.programs import AGENT, BROKER
 from legion_iot.configuration.settings import resolve
@@ -14,7 +16,8 @@ from legion_iot.installation.procedures import Wanted, install, status, uninstal
 def carry_out(options: argparse.Namespace) -> None:
     """One of `arguments.INSTALLING`; raises LegionError."""
     if options.command == "status":
-        print("\n".join(status(Service("agent"))))
+        found = status(Service("agent"))
+        print(json.dumps({"schema": 1, **asdict(found)}) if options.as_json else "\n".join(found.lines))
         return
     service = Service("agent", options.root)
     if options.command == "uninstall":

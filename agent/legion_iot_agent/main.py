@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import json
 import logging
 import os
 import sys
@@ -26,7 +27,7 @@ from legion_iot.configuration.programs import (
     configured,
     unknown_variables,
 )
-from legion_iot.configuration.report import columns, rows
+from legion_iot.configuration.report import checked, columns, rows, to_json
 from legion_iot.configuration.settings import Settings
 from legion_iot.errors import LegionError
 from legion_iot.notify import Notifier
@@ -54,15 +55,17 @@ def _carry_out(options: argparse.Namespace) -> int:
         return 0
     settings, bundle = configured("agent", vars(options), os.environ, options.config)
     if options.command == "config":
-        return _configuration(options.action, settings)
+        return _configuration(options.action, settings, options.as_json)
     _run(settings, bundle, options.until_stdin_closes)
     return 0
 
 
-def _configuration(action: str, settings: Settings) -> int:
+def _configuration(action: str, settings: Settings, as_json: bool) -> int:
     for sentence in unknown_variables(os.environ):
         print(f"legion-agent: {sentence}", file=sys.stderr)
-    if action == "show":
+    if as_json:
+        print(json.dumps({"schema": 1, "agent": (to_json if action == "show" else checked)(settings)}))
+    elif action == "show":
         print(columns(rows(settings)))
     else:
         read = ", ".join(map(str, settings.files)) or "no file"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -100,7 +101,9 @@ def remove_device(name: str = typer.Argument(help="Whom to remove."), directory:
 
 
 @app.command("devices")
-def devices(directory: Path = _directory) -> None:
+def devices(
+    directory: Path = _directory, as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")
+) -> None:
     """Show who is let in, and until when.
 
     Example: legion broker devices --dir /var/lib/legion-broker
@@ -109,8 +112,14 @@ def devices(directory: Path = _directory) -> None:
 
     from legion_iot_broker.directory import BrokerDirectory  # noqa: PLC0415
 
+    members = BrokerDirectory.open(directory).roll.present
+    if as_json:
+        shown = ("name", "role", "issued", "expires")
+        listed = [{key: getattr(member, key) for key in shown} for member in members]
+        typer.echo(json.dumps({"schema": 1, "devices": listed}))
+        return
     table = Table("name", "role", "since", "until")
-    for member in BrokerDirectory.open(directory).roll.present:
+    for member in members:
         table.add_row(member.name, member.role, member.issued.partition("T")[0], member.expires.partition("T")[0])
     out.print(table)
 

@@ -11,7 +11,7 @@ import typer
 
 from legion_iot.cli.console import err, out
 from legion_iot.configuration.programs import ORCHESTRATOR, PLANNER, PROGRAMS, configured, unknown_variables
-from legion_iot.configuration.report import rows
+from legion_iot.configuration.report import checked, rows, to_json
 from legion_iot.configuration.settings import Settings
 from legion_iot.errors import UsageError
 
@@ -34,7 +34,7 @@ def show(
     shown: dict[str, Any] = {}
     for name, settings in _settings(program, config).items():
         if as_json:
-            shown[name] = {key: {"value": value, "source": source} for key, value, source in rows(settings)}
+            shown[name] = to_json(settings)
             continue
         from rich.markup import escape  # noqa: PLC0415 — takes time
         from rich.table import Table  # noqa: PLC0415
@@ -48,18 +48,27 @@ def show(
 
 
 @app.command("check")
-def check(program: str | None = _program, config: Path | None = _file) -> None:
+def check(
+    program: str | None = _program,
+    config: Path | None = _file,
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
     """Say whether all settings can be read and are right, credentials included; exits with an error's code.
 
     Example: legion config check orchestrator
     """
-    for name, settings in _settings(program, config).items():
+    right = _settings(program, config)
+    for name, settings in right.items():
         if settings.schema is ORCHESTRATOR:
             from legion_iot.orchestrator.planning import find_planner  # noqa: PLC0415 — loads numpy
 
             find_planner(settings[PLANNER])
+        if as_json:
+            continue
         read = ", ".join(map(str, settings.files)) or "no file"
         out.print(f"{name}: the settings are right ({read})", markup=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, **{name: checked(settings) for name, settings in right.items()}}))
 
 
 def _settings(program: str | None, config: Path | None) -> dict[str, Settings]:

@@ -95,7 +95,7 @@ def status(as_json: bool = typer.Option(False, "--json", help="Print one JSON ob
 
 
 @app.command("presets")
-def presets() -> None:
+def presets(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
     """List the groups that `--preset` knows.
 
     Example: legion lab presets
@@ -104,6 +104,13 @@ def presets() -> None:
 
     from legion_iot.lab.presets import presets as known  # noqa: PLC0415
 
+    if as_json:
+        listed = [
+            {"name": name, "devices": [{"name": d.name, "board": d.board} for d in lab.devices], "cores": lab.load}
+            for name, lab in known().items()
+        ]
+        typer.echo(json.dumps({"schema": 1, "presets": listed}))
+        return
     table = Table(box=None, pad_edge=False)
     for title in ("PRESET", "DEVICES", "CORES"):
         table.add_column(title, justify="right" if title == "CORES" else "left", no_wrap=True)

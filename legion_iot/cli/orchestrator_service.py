@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def uninstall(
     uninstall(Service("orchestrator", root), keep, _say)
 
 
-def status() -> None:
+def status(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
     """Say whether the service runs, and what it tells.
 
     Example: legion orchestrator status
@@ -57,7 +59,11 @@ def status() -> None:
     from legion_iot.installation.places import Service  # noqa: PLC0415
     from legion_iot.installation.procedures import status  # noqa: PLC0415
 
-    for line in status(Service("orchestrator")):
+    found = status(Service("orchestrator"))
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, **asdict(found)}))
+        return
+    for line in found.lines:
         out.print(line, markup=False, soft_wrap=True)
 
 

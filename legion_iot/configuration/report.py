@@ -18,6 +18,16 @@ def rows(settings: Settings) -> list[tuple[str, str, str]]:
     return shown
 
 
+def to_json(settings: Settings) -> dict[str, dict[str, str]]:
+    """The same for programs, by key."""
+    return {key: {"value": value, "source": source} for key, value, source in rows(settings)}
+
+
+def checked(settings: Settings) -> dict[str, list[str]]:
+    """What is said for programs of settings that are right."""
+    return {"files": [str(file) for file in settings.files]}
+
+
 def in_toml(value: Any) -> str:
     """A value as it stands in a TOML file."""
     if isinstance(value, tuple):

@@ -42,6 +42,25 @@ class Wanted:
     start: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """A service that runs, in systemd's words; `status` are its own."""
+
+    unit: str
+    active: str
+    sub: str
+    since: str
+    enabled: str
+    restarts: int
+    status: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The same for people."""
+        state = f"{self.unit}: {self.active} ({self.sub}) since {self.since}, {self.enabled}, {self.restarts} restarts"
+        return [state, *([self.status] if self.status else [])]
+
+
 def install(wanted: Wanted, say: Say) -> None:
     """Put the service into its places, start it, and wait until it is seen.
 
@@ -108,8 +127,8 @@ def uninstall(service: Service, keep: bool, say: Say) -> None:
     say(f"removed: {', '.join(map(str, removed))}" if removed else f"{service.unit_name} is not installed")
 
 
-def status(service: Service) -> list[str]:
-    """How the service is, in lines; raises AgentError with one line where it does not run."""
+def status(service: Service) -> ServiceStatus:
+    """How the service is; raises AgentError with one line where it does not run."""
     Systemctl(service).check(booted=True)
     if not service.unit.exists():
         raise AgentError(f"{service.unit_name} is not installed; see: {program_name(service)} --help")
@@ -121,11 +140,15 @@ def status(service: Service) -> list[str]:
         result = "" if shown.get("Result") == "success" else f", {shown.get('Result')}"
         why = f"; it said: {said}" if said else ""
         raise AgentError(f"{service.unit_name} is {state}{result}{why}; see: journalctl -u {service.unit_name}")
-    return [
-        f"{service.unit_name}: {state} since {shown.get('ActiveEnterTimestamp')}, {shown.get('UnitFileState')}, "
-        f"{shown.get('NRestarts')} restarts",
-        *([said] if said else []),
-    ]
+    return ServiceStatus(
+        service.unit_name,
+        shown["ActiveState"],
+        shown.get("SubState", ""),
+        shown.get("ActiveEnterTimestamp", ""),
+        shown.get("UnitFileState", ""),
+        int(shown.get("NRestarts") or 0),
+        said,
+    )
 
 
 # --- the steps ---

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from legion_iot.bench import footprint
+from tests.cli.schemas import check
 from tests.cli.test_commands import run
 
 pytest.importorskip("ai_edge_litert.interpreter")
@@ -31,7 +31,7 @@ def test_what_the_agent_brings_and_how_large_it_is() -> None:
 
 def test_the_bench_holds_what_is_promised() -> None:
     done = run("legion", "bench", "footprint", "--quick", "--json")
-    report = json.loads(done.stdout)
+    report = check("bench footprint", done.stdout)
     assert (done.returncode, done.stderr) == (0, ""), report["checks"]
     assert [check["ok"] for check in report["checks"]] == [True, True]
     rows = {row["what"]: row for row in report["rows"]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from legion_iot.planning.problem import Planning, PlanRun, Problem, TailRun, Til
 from legion_iot.planning.strips import whole_map
 from legion_iot.planning.whole import whole_plan
 from tests.bench.recorded import made_up_record, quiet, small
+from tests.cli.schemas import check
 
 UNITS = 5
 
@@ -191,7 +191,7 @@ def test_the_command_prints_cells_and_checks(tmp_path: Path, monkeypatch: pytest
         {"planned": "chain", "units": 100, "devices": 32, "planning_s": 1.0, "wishes": 1},
     ])  # fmt: skip
     result = CliRunner().invoke(app, ["bench", "planner", "--quick", "--json", "--trace", str(path)])
-    answer = json.loads(result.stdout)
+    answer = check("bench planner", result.stdout)
     assert list(answer)[-1] == "checks"
     assert result.exit_code == (0 if answer["ok"] else 1)
     assert [row["group"] for row in answer["rows"] if "group" in row] == ["1F", "1F+1O"]

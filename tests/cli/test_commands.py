@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -94,6 +93,14 @@ def test_zoo_list_for_programs() -> None:
     assert all(entry["gflop"] > 0 and entry["licence"] for entry in listed)
 
 
+def test_presets_for_programs() -> None:
+    done = run("legion", "lab", "presets", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    presets = {each["name"]: each for each in check("lab presets", done.stdout)["presets"]}
+    boards = [device["board"] for device in presets["legion-3f3o"]["devices"]]
+    assert sorted(boards.count(board) for board in set(boards)) == [3, 3]
+
+
 def test_zoo_list_for_people() -> None:
     done = run("legion", "zoo", "list")
     assert done.returncode == 0
@@ -103,7 +110,7 @@ def test_zoo_list_for_people() -> None:
 def test_zoo_get_makes_a_network(tmp_path: Path) -> None:
     done = run("legion", "zoo", "get", "mobilenet-v2", "--json", XDG_CACHE_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    answer = check("zoo get", done.stdout)
     assert Path(answer["path"]).stat().st_size > 1_000_000
     assert answer["answer"] == "classes"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 
 from legion_iot.model import tflite
+from tests.cli.schemas import check
 from tests.runtime.networks import GRAPHS
 
 DEVICES = """
@@ -46,7 +46,7 @@ def test_for_programs_the_matrices_agree_with_each_other(tmp_path: Path) -> None
     """T follows from S, E, R and A by the paper's formula."""
     done = cost(tmp_path, "--devices", "group.toml", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    shown = json.loads(done.stdout)
+    shown = check("cost", done.stdout)
     assert [device["name"] for device in shown["devices"]] == ["pi1", "pi2", "slug"]
     units = len(shown["T"])
     assert units == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import subprocess
@@ -23,6 +22,7 @@ from legion_iot.model.graph import Graph
 from legion_iot.planning.device_file import parse_device_file
 from legion_iot.planning.problem import Objective
 from legion_iot.planning.routing import ORCHESTRATOR, route
+from tests.cli.schemas import check
 from tests.runtime.networks import GRAPHS, NETWORKS
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "group.toml"
@@ -86,7 +86,7 @@ def test_a_plan_for_programs(files: tuple[Path, Path], tmp_path: Path) -> None:
     done = legion("plan", model, "--devices", group, *options)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = check("plan", done.stdout)
     assert (found["schema"], found["model"], found["planner"], found["objective"]) == (1, "small", "halo", "throughput")
     assert found["plan"]["planner"] == "halo"
     assert 0 < found["bound_s"] <= found["interval_s"] <= found["latency_s"]
@@ -109,7 +109,7 @@ def test_a_plan_for_a_wire_dtype_is_another_one_and_says_what_it_does_to_the_out
     for wire in ("float32", "int8"):
         done = legion("plan", files[0], "--devices", tmp_path / "slow.toml", "--wire", wire, "--json")
         assert done.returncode == 0, done.stderr
-        found[wire] = json.loads(done.stdout)
+        found[wire] = check("plan", done.stdout)
         assert found[wire]["wire"] == wire
     exact, quantised = found["float32"], found["int8"]
     assert (exact["wire_used"], exact["accuracy"]) == (False, None)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
+from tests.cli.schemas import check
 from tests.cli.test_commands import run
 
 
@@ -14,7 +13,7 @@ def test_figures_and_checks() -> None:
         "legion", "simulate", "--agents", "2", "--seeds", "0..2", "--requests", "5", "--faults", "crash", "--json"
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    told = check("simulate", done.stdout)
     setting = told["setting"]
     assert [row["seed"] for row in told["rows"]] == [0, 1, 2]
     assert setting["ok"] + sum(setting["failed"].values()) == setting["requests"] == 3 * 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from legion_iot.model import tflite
 from legion_iot.model.builder import GraphBuilder
+from tests.cli.schemas import check
 from tests.model.random_networks import RandomNetwork
 
 
@@ -23,8 +23,8 @@ def legion(*arguments: object) -> subprocess.CompletedProcess[str]:
 def answer(*arguments: object) -> dict[str, Any]:
     done = legion(*arguments, "--json")
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    words = " ".join(str(word) for word in arguments[:2])
+    return check("verify" if arguments[0] == "verify" else words, done.stdout)
 
 
 @pytest.fixture(scope="module")

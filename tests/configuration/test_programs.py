@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from legion_iot.configuration.report import documentation
 from legion_iot.errors import InputError, UsageError
 from legion_iot.planning.problem import Objective
 from legion_iot.wire.dtypes import WIRES
+from tests.cli.schemas import check
 from tests.cli.test_commands import run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -87,7 +87,12 @@ def test_show_and_check_hide_secrets(bundle: Path, tmp_path: Path) -> None:
         assert f"bundle {bundle}" in lines["broker"]
         assert str(file) in lines["threads"]
     done = run("legion", "config", "show", "agent", "--json", "--config", str(file))
-    assert json.loads(done.stdout)["agent"]["threads"] == {"value": "2", "source": str(file)}
+    assert check("config show", done.stdout)["agent"]["threads"] == {"value": "2", "source": str(file)}
+    agents = run("legion-agent", "config", "show", "--json", "--config", str(file))
+    assert check("config show", agents.stdout) == check("config show", done.stdout)
+    for program in (["legion", "config", "check", "agent"], ["legion-agent", "config", "check"]):
+        right = run(program[0], *program[1:], "--json", "--config", str(file))
+        assert check("config check", right.stdout)["agent"]["files"] == [str(file)]
     done = run("legion-agent", "config", "check", "--config", str(file), LEGION_THREAD="2")
     assert (done.returncode, done.stdout) == (0, f"the settings are right ({file})\n")
     assert done.stderr == "legion-agent: LEGION_THREAD: no setting; did you mean 'LEGION_THREADS'?\n"

@@ -105,7 +105,10 @@ def first_boot() -> None:
     say("joined", text=joined, **shown(AGENT, "ActiveState", "StatusText", "DynamicUser"))
     say("joined again", text=run("legion-agent", "join", BUNDLES / "ant.pem"))
     tell_answer("inference")
-    say("status", text=run("legion-agent", "status"))
+    say(
+        "status", text=run("legion-agent", "status"), agent=run("legion-agent", "status", "--json"),
+        orchestrator=run("legion", "orchestrator", "status", "--json"),
+    )  # fmt: skip
     say("security", text=run("systemd-analyze", "security", "--no-pager", AGENT, ORCHESTRATOR).splitlines()[-1])
     hang()
     tell_answer("inference after the watchdog")

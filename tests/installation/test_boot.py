@@ -27,6 +27,7 @@ from legion_iot.errors import AgentError, CertificateRevokedError
 from legion_iot.lab.whole_model import run_whole_model
 from legion_iot.model import tflite
 from legion_iot_broker.mosquitto import find_mosquitto
+from tests.cli.schemas import check
 from tests.model.random_networks import RandomNetwork
 
 HERE = Path(__file__).parent
@@ -143,6 +144,9 @@ def test_a_join_ends_when_the_orchestrator_has_seen_the_agent(steps: dict[str, d
     assert steps["joined"]["ActiveState"] == steps["orchestrator"]["ActiveState"] == "active"
     assert steps["joined"]["StatusText"].startswith("ant is online at localhost:")
     assert "legion-agent.service: active (running)" in steps["status"]["text"]
+    for program in ("agent", "orchestrator"):
+        status = check(f"{program} status", steps["status"][program])
+        assert (status["unit"], status["active"]) == (f"legion-{program}.service", "active")
 
 
 def test_a_removed_device_changes_nothing(steps: dict[str, dict[str, Any]]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from legion_iot.bench import lab as bench
+from tests.cli.schemas import check
 from tests.system.conftest import Stage, wait_until
 from tests.system.conftest import photograph as photograph  # noqa: PLC0414 — a fixture of the system tests
 from tests.system.networks import residual_classifier
@@ -40,7 +40,7 @@ def test_the_demo_is_exact_on_emulated_devices(stage: Stage, photograph: Path, s
         "demo", "--json", "--image", str(photograph), "--model", str(model), "--lab", str(spec), "--requests", "2"
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = check("demo", done.stdout)
     assert report["exact"] is True
     assert {agent["name"]: agent["board"] for agent in report["agents"]} == {"quick": "pi-5", "slow": "toaster"}
     assert [device["cpu_share"] for device in report["lab"]["devices"]] == [0.4, 0.2]
@@ -68,7 +68,7 @@ def test_maps_leave_their_zeros_out_on_a_slow_link(stage: Stage, photograph: Pat
         "--planner", "layerwise",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = check("demo", done.stdout)
     assert report["exact"] is True
     assert report["plan"]["planning"]["links"] == 3, "both devices' and the orchestrator's own"
     assert sorted(report["plan"]["packed"]) == [["p1", "p2"], ["p2", "p1"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ import pytest
 from legion_iot.errors import UsageError
 from legion_iot.lab.cgroups import find_hierarchies
 from legion_iot.lab.namespaces import missing_tools
+from tests.cli.schemas import check
 from tests.system.conftest import Program, Stage, wait_until
 
 SPEC = """
@@ -69,8 +69,7 @@ def up(stage: Stage, spec: Path, way: str) -> dict[str, Any]:
 def status(stage: Stage) -> dict[str, Any]:
     done = stage.run("lab", "status", "--json")
     assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
+    return check("lab status", done.stdout)
 
 
 def traces(stage: Stage) -> list[str]:

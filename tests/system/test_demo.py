@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 
 from legion_iot_broker.mosquitto import MosquittoProcess
+from tests.cli.schemas import check
 
 from .conftest import Stage, require_mosquitto, wait_until
 from .networks import picture_to_picture, residual_classifier
@@ -36,7 +36,7 @@ def demo(stage: Stage, photograph: Path, *arguments: str) -> dict[str, Any]:
     done = stage.run("demo", "--json", "--image", str(photograph), "--requests", "2", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    report: dict[str, Any] = json.loads(done.stdout)
+    report = check("demo", done.stdout)
     assert set(report) >= FIELDS
     assert report["ok"] is True
     assert report["exact"] is True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from tests.cli.schemas import check
 
 from .conftest import Stage
 from .networks import detector, open_sizes, without_trunk
@@ -13,7 +14,7 @@ from .networks import detector, open_sizes, without_trunk
 def demo(stage: Stage, photograph: Path, *arguments: str) -> dict[str, Any]:
     done = stage.run("demo", "--json", "--image", str(photograph), "--requests", "1", "--agents", "2", *arguments)
     assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
+    report = check("demo", done.stdout)
     assert report["exact"] is True
     return report
 
@@ -25,7 +26,7 @@ def test_a_detector_with_custom_post_processing(stage: Stage, photograph: Path, 
     assert report["plan"]["blocks"]
     assert report["plan"]["tail"]["bytes_sent"] == 4 * (10 * 4 + 10 + 10 + 1)  # boxes, classes, scores, count
     verified = stage.run("verify", str(model), "--json")
-    assert json.loads(verified.stdout)["exact"] is True
+    assert check("verify", verified.stdout)["exact"] is True
 
 
 def test_open_sizes_are_the_users_choice(stage: Stage, photograph: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+from tests.cli.schemas import check
+
 from .conftest import Stage
 from .networks import residual_classifier
 
@@ -17,7 +19,7 @@ def test_the_trace_of_a_small_network(stage: Stage, photograph: Path, tmp_path: 
         "demo", "--json", "--model", str(model), "--image", str(photograph), "--requests", "3", "--trace", str(path)
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = check("demo", done.stdout)
     assert report["trace"] == str(path)
     trace = json.loads(path.read_bytes())
     events = trace["traceEvents"]

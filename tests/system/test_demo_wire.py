@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.cli.schemas import check
 
 from .conftest import Stage
 from .networks import residual_classifier
@@ -28,7 +29,7 @@ def test_a_float_network_in_fewer_bytes(stage: Stage, photograph: Path, model: P
         "demo", "--json", "--model", str(model), "--image", str(photograph), "--requests", "2", "--wire", wire
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = check("demo", done.stdout)
     assert report["plan"]["wire"] == wire
     assert report["plan"]["wire_used"] is True
     assert report["ok"] is True
@@ -51,7 +52,7 @@ def test_one_agent_sends_itself_nothing(stage: Stage, photograph: Path, model: P
         "demo", "--json", "--model", str(model), "--image", str(photograph), "--requests", "1", "--agents", "1",
         "--wire", "int8",
     )  # fmt: skip
-    report = json.loads(done.stdout)
+    report = check("demo", done.stdout)
     assert (report["ok"], report["exact"], report["plan"]["wire_used"]) == (True, True, False)
 
 
@@ -60,7 +61,7 @@ def test_nothing_is_packed_on_this_machine(stage: Stage, photograph: Path, model
         "demo", "--json", "--model", str(model), "--image", str(photograph), "--requests", "1", "--agents", "2",
         "--planner", "layerwise",
     )  # fmt: skip
-    report = json.loads(done.stdout)
+    report = check("demo", done.stdout)
     assert report["exact"] is True
     assert report["plan"]["planning"]["links"] == 3, "else there was nothing to decide by"
     assert report["plan"]["packed"] == []

@@ -17,6 +17,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from legion_iot.transport.credentials import read_bundle
+from tests.cli.schemas import check
 
 from .conftest import Program, Stage, require_mosquitto, wait_until
 
@@ -129,9 +130,12 @@ def test_the_demo_is_exact_over_tls(stage: Stage, group: Group, member: Any, pho
         "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = check("demo", done.stdout)
     assert (report["exact"], report["broker"]) == (True, group.url)
     assert [agent["name"] for agent in report["agents"]] == ["left", "right"]
+    listed = stage.run("broker", "devices", "--json", *group.where)
+    members = check("broker devices", listed.stdout)["devices"]
+    assert {member["name"]: member["role"] for member in members} == ROLES
     # Nothing of it stays behind, as far as anybody can see.
     eye = member("eye", "legion/#")
     boss = member("boss", "legion/agents/left/state")
@@ -171,7 +175,7 @@ def test_a_group_with_identities(stage: Stage, group: Group, member: Any, photog
     assert (denied.returncode, denied.stderr.count("\n")) == (2, 1)
     assert "role client or operator" in denied.stderr
     listed = stage.run("model", "list", "--credentials", str(group.bundle("chief")), "--json")
-    assert [model["name"] for model in json.loads(listed.stdout)["models"]] == [MODEL], listed.stderr
+    assert [model["name"] for model in check("model list", listed.stdout)["models"]] == [MODEL], listed.stderr
     refused = stage.run("model", "list", "--credentials", str(group.bundle("phone")))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "role operator" in refused.stderr

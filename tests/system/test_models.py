@@ -18,6 +18,7 @@ import pytest
 from legion_iot.lab.whole_model import run_whole_model
 from legion_iot.model import tflite
 from legion_iot_broker.launch import local_broker
+from tests.cli.schemas import check
 
 from .conftest import Program, Stage, require_mosquitto, wait_until
 from .networks import picture_to_picture, residual_classifier
@@ -97,7 +98,7 @@ def orchestrator(stage: Stage, url: str, *models: str) -> Program:
 def model(stage: Stage, url: str, *arguments: str) -> dict[str, Any]:
     done = stage.run("model", *arguments, "--broker", url, "--base-topic", GROUP)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout) if done.stdout else {}
+    return check("model list", done.stdout) if done.stdout else {}
 
 
 def test_models_come_and_go_while_others_are_served(stage: Stage, broker: tuple[str, int], tmp_path: Path) -> None:

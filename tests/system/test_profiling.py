@@ -13,6 +13,8 @@ from typing import Any
 
 import paho.mqtt.client as paho
 
+from tests.cli.schemas import check
+
 from .conftest import Program, Stage, wait_until
 from .networks import residual_classifier
 
@@ -134,12 +136,12 @@ def _plan_for_the_live_group(stage: Stage, port: int, model: Path) -> None:
     planned = stage.run("plan", str(model), *at)
     assert planned.returncode == 0, planned.stderr
     assert "the link of orchestrator was not measured" in planned.stderr
-    found = json.loads(planned.stdout)
+    found = check("plan", planned.stdout)
     assert [device["name"] for device in found["devices"]] == ["left", "right", "orchestrator"]
     assert 0 < found["bound_s"] <= found["latency_s"] < 10
     cost = stage.run("cost", str(model), *at)
     assert cost.returncode == 0, cost.stderr
-    assert {device["board"] for device in json.loads(cost.stdout)["devices"]} == {found["devices"][0]["board"]}
+    assert {device["board"] for device in check("cost", cost.stdout)["devices"]} == {found["devices"][0]["board"]}
 
 
 def test_a_second_model_of_known_layers_costs_no_run(stage: Stage, tmp_path: Path) -> None:
