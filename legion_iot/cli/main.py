@@ -72,10 +72,19 @@ def main() -> NoReturn:
         _say("interrupted")
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read our output has enough; Python must not complain again when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _nobody_reads()
+    except SystemExit as end:
+        # What typer and rich make of it.
+        if isinstance(end.__context__, BrokenPipeError):
+            _nobody_reads()
+        raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _nobody_reads() -> NoReturn:
+    """Whoever read our output has enough; Python must not complain again when it closes the stream."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(0)
 
 
 def _path(error: Any) -> str:

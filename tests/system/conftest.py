@@ -75,7 +75,7 @@ class Stage:
             "XDG_CACHE_HOME": str(cache),
             "XDG_STATE_HOME": str(cache / f"state-{self.mark}"),
             "TMPDIR": str(temporary),
-            "LEGION_TEST_MARK": self.mark,
+            "TEST_MARK": self.mark,
             "COLUMNS": "100",
         }
         self.environment.pop("LEGION_BROKER", None)
@@ -113,7 +113,7 @@ class Stage:
         found = {}
         for directory in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if f"LEGION_TEST_MARK={self.mark}".encode() in (directory / "environ").read_bytes():
+                if f"TEST_MARK={self.mark}".encode() in (directory / "environ").read_bytes():
                     command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                     if command:  # else it is a zombie that its parent has not asked for yet
                         found[int(directory.name)] = command

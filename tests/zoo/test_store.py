@@ -151,9 +151,11 @@ def test_catalogue() -> None:
 
 
 @pytest.mark.usefixtures("cache")
-def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(UsageError, match=r"vgg17.*efficientnet-lite0.*mobilenet-v2"):
+def test_an_unknown_name_is_answered_with_the_nearest_or_with_all() -> None:
+    with pytest.raises(UsageError, match=r"vgg17.*did you mean 'vgg19'"):
         zoo.get("vgg17")
+    with pytest.raises(UsageError, match=r"kitchen.*efficientnet-lite0.*mobilenet-v2"):
+        zoo.get("kitchen")
 
 
 def test_a_relative_cache_directory_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

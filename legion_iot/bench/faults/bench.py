@@ -25,6 +25,7 @@ from legion_iot.errors import LegionError, UsageError
 from legion_iot.interruption import temporary_directory
 from legion_iot.runtime.progress import LEAST_SECONDS
 from legion_iot.runtime.requests import REQUEST_TIMEOUT
+from legion_iot.toml_tables import suggestion
 
 NORMALS = 3  # latencies that a killed agent may cost, beside the tile's deadline
 WARM_UP = 2.0  # seconds
@@ -41,7 +42,7 @@ def chosen(names: Sequence[str], quick: bool, soak_minutes: float) -> list[Fault
         raise UsageError(f"--soak is {soak_minutes:g}; give 1 to {MOST_SOAK} minutes")
     known = {fault.name: fault for fault in FAULTS}
     if unknown := [name for name in names if name not in known]:
-        raise UsageError(f"--fault {unknown[0]!r:.40} is not known; give one of {', '.join(known)}")
+        raise UsageError(f"--fault {unknown[0]!r:.40} is not known; {suggestion(unknown[0], known)}")
     if names:
         return [known[name] for name in names]
     # A soak looks at processes that live on: an orchestrator that is killed again and again cannot grow.
