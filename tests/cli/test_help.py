@@ -13,6 +13,7 @@ import pytest
 from legion_iot import errors
 from legion_iot.cli.commands import COMMANDS
 from legion_iot.cli.group import EXIT_CODES, load
+from legion_iot.cli.reference import document
 from tests.cli.command_tree import commands, example, parse
 
 ALL = dict(commands())
@@ -70,6 +71,12 @@ def test_every_command_says_what_it_does_with_an_example_that_can_be_typed(words
     assert parse(example(command)) == words
     assert command.epilog == EXIT_CODES
     assert [each.name for each in command.params if each.name != "help" and not getattr(each, "help", None)] == []
+
+
+def test_the_reference_is_what_the_commands_say() -> None:
+    written = Path(__file__).parents[2] / "docs" / "reference" / "commands.md"
+    same = written.read_text(encoding="utf-8") == document()
+    assert same, "make it anew: python -m legion_iot.cli.reference > docs/reference/commands.md"
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
