@@ -44,6 +44,13 @@ COMMANDS = {
     "infer": Described(
         "infer", "infer", "Have a group compute a model's answer to a picture or an array.", GROUP
     ),
+    "status": Described(
+        "status", "status", "Show how a group does: its agents, its models and their plans, its requests.", GROUP
+    ),
+    "devices": Described(
+        "devices", "devices",
+        "List the agents of a group: what each device is, its link, and the models it holds.", GROUP,
+    ),
     "model": Described("model", "app", "Look at models, and say which ones a group serves.", GROUP),
     "trace": Described(
         "trace", "trace", "Show what became of a request: who computed, sent and waited when, and for how long.", GROUP

@@ -16,6 +16,7 @@ from legion_iot.files import state_directory
 if TYPE_CHECKING:
     from legion_iot.orchestrator.operator import Operator
     from legion_iot.planning.device_file import KnownGroup
+    from legion_iot.transport.connection import BrokerAddress
 
 
 # The options of commands that plan.
@@ -69,14 +70,21 @@ def read_device_file(path: Path) -> KnownGroup:
         raise InputError(f"{path}: {error}") from None
 
 
-def _live_group(broker: str, base_topic: str, credentials: Path | None) -> KnownGroup:
-    from legion_iot.orchestrator.group import read_group  # noqa: PLC0415 — loads numpy
-    from legion_iot.planning.device_file import KnownGroup  # noqa: PLC0415
+def where(broker: str, base_topic: str, credentials: Path | None) -> tuple[BrokerAddress, str]:
+    """The broker and the base topic that are meant; raises InputError or UsageError."""
     from legion_iot.transport.credentials import DEFAULT_BASE_TOPIC, broker_address, read_bundle  # noqa: PLC0415
 
     bundle = None if credentials is None else read_bundle(credentials)
     topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
-    live = read_group(broker_address(bundle, broker), topic, state_directory())
+    return broker_address(bundle, broker), topic
+
+
+def _live_group(broker: str, base_topic: str, credentials: Path | None) -> KnownGroup:
+    from legion_iot.orchestrator.group import read_group  # noqa: PLC0415 — loads numpy
+    from legion_iot.planning.device_file import KnownGroup  # noqa: PLC0415
+
+    address, topic = where(broker, base_topic, credentials)
+    live = read_group(address, topic, state_directory())
     unknown = sorted({device.board for device in live.group.devices} - set(live.samples.boards))
     if unknown:
         _warn(f"nothing was measured on {', '.join(unknown)}: its times are guesses until the orchestrator has served")

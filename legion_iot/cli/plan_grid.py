@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from legion_iot.cli.figures import bytes_text
+
 if TYPE_CHECKING:
     from legion_iot.lab.report import BlockReport, TileReport, TurnReport
 
@@ -102,10 +104,3 @@ def _more(tile: TileReport) -> Iterator[str]:
 
 def _numbers(what: str, first: int, end: int) -> str:
     return f"{what} {first}" if end == first + 1 else f"{what}s {first}–{end - 1}"
-
-
-def bytes_text(count: int) -> str:
-    """So many bytes, with three digits or so."""
-    if count >= 1e6:
-        return f"{count / 1e6:.1f} MB"
-    return f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count} B"

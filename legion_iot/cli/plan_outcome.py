@@ -171,10 +171,3 @@ def percent_more(seconds: float, than: float) -> str:
     if abs(change) < 0.0005:
         return "±0%"
     return f"{change:+.1%}".replace("-", "−") if change < 10 else f"{seconds / than:.0f} ×"
-
-
-def seconds_text(seconds: float) -> str:
-    """Milliseconds or seconds, with three or four digits."""
-    if seconds < 1:
-        return f"{1e3 * seconds:.1f} ms"
-    return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"

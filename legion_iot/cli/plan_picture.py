@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from legion_iot.cli.figures import seconds_text
 from legion_iot.cli.picture import new_figure, save
-from legion_iot.cli.plan_outcome import Outcome, kinds, seconds_text
+from legion_iot.cli.plan_outcome import Outcome, kinds
 from legion_iot.planning.routing import ORCHESTRATOR
 
 if TYPE_CHECKING:

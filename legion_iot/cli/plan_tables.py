@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from legion_iot.cli.console import out
-from legion_iot.cli.plan_grid import bytes_text, plan_table
-from legion_iot.cli.plan_outcome import Outcome, kinds, percent_more, seconds_text
+from legion_iot.cli.figures import bytes_text, seconds_text
+from legion_iot.cli.plan_grid import plan_table
+from legion_iot.cli.plan_outcome import Outcome, kinds, percent_more
 from legion_iot.planning.traffic import EXACT
 
 if TYPE_CHECKING:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from legion_iot.errors import AgentError, ProtocolError
+from legion_iot.orchestrator.observed import Observed
 from legion_iot.planning.links import ASSUMED, Link, bounded
 from legion_iot.planning.problem import Device, Group
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Samples
 from legion_iot.profiles import MEASUREMENTS, ProfileFile
-from legion_iot.transport.connection import BrokerAddress, Message
+from legion_iot.transport.connection import BrokerAddress
 from legion_iot.transport.retained import read_retained
-from legion_iot.wire import codec
-from legion_iot.wire.messages import AgentInfo, AgentState, Profile
-from legion_iot.wire.topics import AgentTopic, Topics
+from legion_iot.wire.messages import Profile
+from legion_iot.wire.topics import Topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +30,6 @@ class LiveGroup:
     assumed: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Retained:
-    """What agents say of themselves, by name."""
-
-    states: dict[str, AgentState] = field(default_factory=dict)
-    infos: dict[str, AgentInfo] = field(default_factory=dict)
-    profiles: dict[str, Profile] = field(default_factory=dict)
-
-    def take(self, topics: Topics, message: Message) -> None:
-        """Take in a message; raises ProtocolError where it is none of these."""
-        match topics.parse(message.topic):
-            case AgentTopic(agent=agent, kind="state"):
-                self.states[agent] = codec.from_json(AgentState, message.payload)
-            case AgentTopic(agent=agent, kind="info"):
-                self.infos[agent] = codec.from_json(AgentInfo, message.payload)
-            case AgentTopic(agent=agent, kind="profile"):
-                self.profiles[agent] = codec.from_json(Profile, message.payload)
-            case _:
-                raise ProtocolError(f"{message.topic} is not what an agent says of itself")
-
-
 def read_group(address: BrokerAddress, base_topic: str = "legion", state_directory: Path | None = None) -> LiveGroup:
     """The group at a broker; `state_directory` has what an orchestrator on this machine has measured.
 
@@ -58,30 +37,30 @@ def read_group(address: BrokerAddress, base_topic: str = "legion", state_directo
     """
     topics = Topics(base_topic)
     said = [topics.agent("+", kind) for kind in ("profile", "info", "state")]
-    retained = Retained()
+    observed = Observed(topics)
     for message in read_retained(address, f"legion-reader-{secrets.token_hex(4)}", said):
         with contextlib.suppress(ProtocolError):  # of another version, or nobody's; the orchestrator says so
-            retained.take(topics, message)
+            observed.take(message)
     path = None if state_directory is None else state_directory / MEASUREMENTS
     known = ProfileFile(path, address.endpoint)
-    return live_group(retained, known.samples, known.link)
+    return live_group(observed, known.samples, known.link)
 
 
-def live_group(retained: Retained, samples: Samples, own_link: Link | None) -> LiveGroup:
+def live_group(observed: Observed, samples: Samples, own_link: Link | None) -> LiveGroup:
     """What agents say of themselves, put together with what the orchestrator has measured.
 
     Raises AgentError where no agent is online.
     """
-    names = sorted(name for name, state in retained.states.items() if state.is_present)
-    names = [name for name in names if name in retained.infos]
+    names = sorted(name for name, state in observed.states.items() if state.is_present)
+    names = [name for name in names if name in observed.infos]
     if not names:
         raise AgentError("no agent is online; start agents with: legion-agent --broker URL")
-    links = _links(retained.profiles, own_link)
+    links = _links(observed.profiles, own_link)
     devices = []
     for name in names:
-        info = retained.infos[name]
+        info = observed.infos[name]
         devices.append(Device(name, info.board_class, links.get(name, ASSUMED), info.memory_bytes))
-        if (profile := retained.profiles.get(name)) is not None:
+        if (profile := observed.profiles.get(name)) is not None:
             own = (sample for sample in profile.samples if sample.board == profile.board)
             samples = samples.merge(Samples.of(own))
     group = Group(tuple(devices), links.get(ORCHESTRATOR, ASSUMED))

@@ -36,12 +36,12 @@ class GroupCounts:
     def __init__(self, session: str, begun: float) -> None:
         self._session, self._begun = session, begun
         self._counts: dict[str, _Counts] = {}
-        self._metrics: dict[str, Metrics] = {}
+        self._metrics: dict[str, tuple[Metrics, float]] = {}  # and when they came
 
-    def heard(self, agent: str, metrics: Metrics) -> None:
+    def heard(self, agent: str, metrics: Metrics, now: float) -> None:
         """An agent says how it is."""
         if agent in self._metrics or len(self._metrics) < MOST_AGENTS:
-            self._metrics[agent] = metrics
+            self._metrics[agent] = metrics, now
 
     def ended(self, result: Result, now: float) -> None:
         """A request of a model that is served has ended."""
@@ -70,26 +70,28 @@ class GroupCounts:
         self._counts = {name: counts for name, counts in self._counts.items() if name in models}
         self._metrics = {name: metrics for name, metrics in self._metrics.items() if name in states}
         machines = [model.state for model in models.values()]
-        agents = (self._agent(name, state, infos.get(name), machines) for name, state in sorted(states.items()))
+        agents = (self._agent(name, state, infos.get(name), machines, now) for name, state in sorted(states.items()))
         told = (self._model(model, now) for _, model in sorted(models.items()))
         dropped += sum(machine.dropped for machine in machines)
         return GroupMetrics(self._session, round(now - self._begun, 1), dropped, tuple(agents), tuple(told))
 
-    def _agent(self, name: str, state: AgentState, info: AgentInfo | None, machines: Iterable[State]) -> AgentMetrics:
+    def _agent(
+        self, name: str, state: AgentState, info: AgentInfo | None, machines: Iterable[State], now: float
+    ) -> AgentMetrics:
         records = [machine.agents[name] for machine in machines if name in machine.agents]
         link = next((record.link for record in records if record.link is not None), None)
         problem = next(_problems(name, machines), "")
         said = AgentMetrics(
             name, state.state, state.detail, problem, "" if info is None else info.board, link=link
         )  # fmt: skip
-        metrics = self._metrics.get(name)
+        metrics, heard = self._metrics.get(name, (None, 0.0))
         if metrics is None or metrics.session != state.session or not state.is_present:
             return said
         return AgentMetrics(
             name, state.state, state.detail, problem, said.board, metrics.load, metrics.temperature, metrics.throttled,
             metrics.memory_resident, metrics.memory_limit, metrics.tiles,
             round(1e3 * metrics.computing / metrics.tiles, 3) if metrics.tiles else None,
-            metrics.bytes_sent, metrics.bytes_received, link,
+            metrics.bytes_sent, metrics.bytes_received, link, round(now - heard, 1),
         )  # fmt: skip
 
     def _model(self, model: ServedModel, now: float) -> ModelMetrics:

@@ -56,9 +56,9 @@ class Reporter:
             self._started.append(watcher)
             watcher.start()
 
-    def heard(self, agent: str, metrics: Metrics) -> None:
+    def heard(self, agent: str, metrics: Metrics, now: float) -> None:
         """An agent says how it is."""
-        self._counts.heard(agent, metrics)
+        self._counts.heard(agent, metrics, now)
 
     def ended(self, ended: EndedRequest, now: float) -> None:
         """A request has ended."""

@@ -293,7 +293,7 @@ class OrchestratorService:
             case AgentTopic(agent=agent, kind=kind):
                 said = _said(agent, kind, message.payload)
                 if isinstance(said, machine.MetricsArrived):
-                    self._reporter.heard(agent, said.metrics)
+                    self._reporter.heard(agent, said.metrics, time.monotonic())
                 self.models.tell(said)
                 if kind == "state":
                     self._publish_state()

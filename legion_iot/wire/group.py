@@ -16,7 +16,8 @@ class AgentMetrics:
     """One agent, as the orchestrator has last heard of it.
 
     `problem` says why it gets no work, or what is odd about its figures. `tile_ms` is the mean time of a step in this
-    session; bytes are those of payloads. The rest is as in `Metrics`, 0 where none has come yet.
+    session, `silent` the seconds since it last said how it is; bytes are those of payloads. The rest is as in
+    `Metrics`, 0 where none has come yet.
     """
 
     agent: str
@@ -34,6 +35,7 @@ class AgentMetrics:
     bytes_sent: int = 0
     bytes_received: int = 0
     link: Link | None = None
+    silent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ _BASE = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 ORCHESTRATOR = "orchestrator"  # a participant's name that no agent may take
 AGENT_KINDS = ("state", "info", "metrics", "profile", "command")
+ORCHESTRATOR_KINDS = ("state", "metrics")
 
 
 def check_agent_name(name: str) -> str:
@@ -52,7 +53,8 @@ def check_participant_name(name: str) -> str:
     return name
 
 
-def _is_agent(name: str) -> bool:
+def is_agent_name(name: str) -> bool:
+    """Whether an agent may have that name."""
     return name != ORCHESTRATOR and _NAME.fullmatch(name) is not None
 
 
@@ -109,7 +111,39 @@ class BridgeTopic:
     operation: str
 
 
-ParsedTopic = AgentTopic | AssignmentTopic | ReportTopic | InboxTopic | InferTopic | ResultTopic | BridgeTopic
+@dataclass(frozen=True, slots=True)
+class OrchestratorTopic:
+    """`orchestrator/<kind>`."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTopic:
+    """`models/<model>`."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTopic:
+    """`models/<model>/plan`."""
+
+    model: str
+
+
+ParsedTopic = (
+    AgentTopic
+    | AssignmentTopic
+    | ReportTopic
+    | InboxTopic
+    | InferTopic
+    | ResultTopic
+    | BridgeTopic
+    | OrchestratorTopic
+    | ModelTopic
+    | PlanTopic
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,16 +217,22 @@ class Topics:
         if not topic.startswith(prefix):
             raise ProtocolError(f"topic {topic!r} is not below {self.base!r}")
         match topic[len(prefix) :].split("/"):
-            case ["agents", agent, kind] if _is_agent(agent) and kind in AGENT_KINDS:
+            case ["agents", agent, kind] if is_agent_name(agent) and kind in AGENT_KINDS:
                 return AgentTopic(agent, kind)
-            case ["agents", agent, "assignment", model] if _is_agent(agent) and _MODEL.fullmatch(model):
+            case ["agents", agent, "assignment", model] if is_agent_name(agent) and _MODEL.fullmatch(model):
                 return AssignmentTopic(agent, model)
-            case ["agents", agent, "report", kind] if _is_agent(agent) and _NAME.fullmatch(kind):
+            case ["agents", agent, "report", kind] if is_agent_name(agent) and _NAME.fullmatch(kind):
                 return ReportTopic(agent, kind)
-            case ["agents", owner, "inbox", sender] if _is_agent(owner) and _NAME.fullmatch(sender):
+            case ["agents", owner, "inbox", sender] if is_agent_name(owner) and _NAME.fullmatch(sender):
                 return InboxTopic(owner, sender)
             case ["orchestrator", "inbox", sender] if _NAME.fullmatch(sender):
                 return InboxTopic(ORCHESTRATOR, sender)
+            case ["orchestrator", kind] if kind in ORCHESTRATOR_KINDS:
+                return OrchestratorTopic(kind)
+            case ["models", model] if _MODEL.fullmatch(model):
+                return ModelTopic(model)
+            case ["models", model, "plan"] if _MODEL.fullmatch(model):
+                return PlanTopic(model)
             case ["infer", model] if _MODEL.fullmatch(model):
                 return InferTopic(model)
             case ["infer", model, "result"] if _MODEL.fullmatch(model):

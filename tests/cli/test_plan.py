@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from legion_iot.cli import plan_outcome, plan_picture, plan_tables
-from legion_iot.cli.plan_outcome import Outcome, percent_more, seconds_text
+from legion_iot.cli.figures import seconds_text
+from legion_iot.cli.plan_outcome import Outcome, percent_more
 from legion_iot.model import tflite
 from legion_iot.model.blocks import divide
 from legion_iot.model.builder import GraphBuilder

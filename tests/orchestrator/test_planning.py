@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from legion_iot.errors import AgentError, ProtocolError, UsageError
-from legion_iot.orchestrator.group import Retained, live_group
+from legion_iot.orchestrator.group import live_group
+from legion_iot.orchestrator.observed import Observed
 from legion_iot.orchestrator.own_link import MOST_PROBES, OwnLink
 from legion_iot.orchestrator.planning import PLANNERS, PlanningThread, find_planner
 from legion_iot.planning.links import ASSUMED, Link
@@ -126,10 +127,10 @@ def test_an_own_link_that_is_never_idle_is_given_up() -> None:
     assert "idle" in probed.reason
 
 
-def retained(*messages: tuple[str, Any]) -> Retained:
-    found = Retained()
+def retained(*messages: tuple[str, Any]) -> Observed:
+    found = Observed(Topics("g"))
     for topic, message in messages:
-        found.take(Topics("g"), Message(f"g/agents/{topic}", codec.to_json(message), True))
+        found.take(Message(f"g/agents/{topic}", codec.to_json(message), True))
     return found
 
 

@@ -98,8 +98,8 @@ def test_requests_are_counted_by_their_one_end(group: Group) -> None:
     for code in ("busy", "deadline", "busy"):
         refused = Result("r-9", False, "edges", 0, 0.0, error=code, reason="of its own")
         group.reporter.ended(EndedRequest(refused, None, ()), 103.5)
-    group.reporter.heard("ant", Metrics("s", 9.0, 0.5, 51.0, False, 10, 20, 4, 0.006, 7, 8, 0))
-    group.reporter.heard("bee", Metrics("an older one", 9.0, 0.5, 51.0, False, 10, 20, 4, 0.006, 7, 8, 0))
+    group.reporter.heard("ant", Metrics("s", 9.0, 0.5, 51.0, False, 10, 20, 4, 0.006, 7, 8, 0), 103.5)
+    group.reporter.heard("bee", Metrics("an older one", 9.0, 0.5, 51.0, False, 10, 20, 4, 0.006, 7, 8, 0), 103.5)
     group.reporter.tick(104.0)
     cats, edges = group.metrics.models
     assert (cats.name, cats.answered, cats.failed, cats.last_error) == ("cats", 4, (), "")
@@ -110,6 +110,7 @@ def test_requests_are_counted_by_their_one_end(group: Group) -> None:
     assert (edges.last_error, edges.latency_ms) == ("busy: of its own", None)
     ant, bee = group.metrics.agents
     assert (ant.agent, ant.temperature, ant.tile_ms, ant.memory_limit) == ("ant", 51.0, 1.5, 20)
+    assert (ant.silent, bee.silent) == (0.5, None)
     assert (bee.state, bee.temperature, bee.tile_ms) == ("online", None, None)
     assert group.metrics.uptime == 4.0
     group.reporter.tick(163.0)

@@ -14,6 +14,9 @@ from legion_iot.wire.topics import (
     BridgeTopic,
     InboxTopic,
     InferTopic,
+    ModelTopic,
+    OrchestratorTopic,
+    PlanTopic,
     ReportTopic,
     ResultTopic,
     Topics,
@@ -56,6 +59,10 @@ def test_what_is_built_is_parsed(base: str, name: str, other: str, model: str, k
     assert topics.parse(topics.inbox(name, other)) == InboxTopic(name, other)
     assert topics.parse(topics.inbox(name, "orchestrator")) == InboxTopic(name, "orchestrator")
     assert topics.parse(topics.inbox("orchestrator", name)) == InboxTopic("orchestrator", name)
+    assert topics.parse(topics.orchestrator_state()) == OrchestratorTopic("state")
+    assert topics.parse(topics.orchestrator_metrics()) == OrchestratorTopic("metrics")
+    assert topics.parse(topics.model(model)) == ModelTopic(model)
+    assert topics.parse(topics.plan(model)) == PlanTopic(model)
     assert topics.parse(topics.infer(model)) == InferTopic(model)
     assert topics.parse(topics.result(model)) == ResultTopic(model)
     assert topics.parse(topics.bridge_request(name)) == BridgeTopic(name)
@@ -75,7 +82,9 @@ def test_the_topics_of_the_protocol() -> None:
     assert topics.probe("pi") == "legion/agents/pi/probe"
     assert topics.probe("orchestrator") == "legion/orchestrator/probe"
     assert topics.orchestrator_state() == "legion/orchestrator/state"
+    assert topics.orchestrator_metrics() == "legion/orchestrator/metrics"
     assert topics.model("vgg16") == "legion/models/vgg16"
+    assert topics.plan("vgg16") == "legion/models/vgg16/plan"
     assert topics.infer("vgg16") == "legion/infer/vgg16"
     assert topics.result("vgg16") == "legion/infer/vgg16/result"
     assert topics.result_image("vgg16") == "legion/infer/vgg16/result/image"
@@ -103,6 +112,8 @@ def test_names_that_smuggle_are_refused(name: str) -> None:
         f"legion/agents/{name}/inbox/pi",
         f"legion/agents/pi/inbox/{name}",
         f"legion/orchestrator/inbox/{name}",
+        f"legion/models/{name}",
+        f"legion/models/{name}/plan",
         f"legion/infer/{name}",
         f"legion/infer/{name}/result",
     ):
