@@ -63,7 +63,9 @@ def add_device(
     name: str = typer.Argument(help="The device's name in the group: up to 32 of a–z, 0–9 and '-'."),
     directory: Path = _directory,
     role: str = typer.Option(
-        "agent", help="agent, orchestrator, client (may infer), operator (and add models) or observer (may look)."
+        "agent",
+        help="agent, orchestrator, client (may infer), operator (and add models), observer (may look) or "
+        "home-assistant.",
     ),
     out_file: Path | None = typer.Option(None, "--out", help="Where its bundle goes.  [default: NAME.pem]"),
     days: int = typer.Option(3650, help="How long its certificate is good."),

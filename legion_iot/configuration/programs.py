@@ -28,6 +28,7 @@ from legion_iot.files import state_directory
 from legion_iot.transport.connection import BrokerAddress
 from legion_iot.transport.credentials import DEFAULT_BASE_TOPIC, DEFAULT_BROKER, Bundle, check_role, read_bundle
 from legion_iot.transport.listening import ListenAddress
+from legion_iot.wire.home_assistant import DEFAULT_PREFIX, check_prefix
 from legion_iot.wire.topics import Topics, check_agent_name
 
 
@@ -136,6 +137,22 @@ PAGE_NAMES: Setting[tuple[str, ...]] = Setting(
     "what browsers may call the page's machine, beside its addresses and localhost",
     "none",
 )
+HOME_ASSISTANT: Setting[bool] = Setting(
+    "home_assistant", flag(), lambda: False, "announce the group and its agents to Home Assistant"
+)
+HOME_ASSISTANT_PREFIX: Setting[str] = Setting(
+    "home_assistant_prefix",
+    text("levels of letters, digits, '_' and '-'", check_prefix),
+    lambda: DEFAULT_PREFIX,
+    "Home Assistant's discovery prefix",
+)
+PROMETHEUS: Setting[str] = Setting(
+    "prometheus",
+    text("address:port", ListenAddress.parse),
+    lambda: "",
+    "serve metrics there, such as 127.0.0.1:9464; port 0 is any",
+    "no metrics",
+)
 
 AGENT: Schema = (
     BROKER, CREDENTIALS, NAME, BASE_TOPIC, STATE_DIR, THREADS, CPU_SHARE, CPU_QUOTA, MEMORY_MB, MODEL_DISK_MB, BOARD,
@@ -144,6 +161,7 @@ AGENT: Schema = (
 ORCHESTRATOR: Schema = (
     MODELS, BROKER, CREDENTIALS, AGENTS, BASE_TOPIC, WIRE, PLANNER, OBJECTIVE, INPUT_SHAPE, STATE_DIR,
     PAGE, PAGE_NAMES,
+    HOME_ASSISTANT, HOME_ASSISTANT_PREFIX, PROMETHEUS,
 )  # fmt: skip
 PROGRAMS: Mapping[str, Schema] = {"agent": AGENT, "orchestrator": ORCHESTRATOR}
 # Variables of other commands.

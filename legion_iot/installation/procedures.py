@@ -102,16 +102,19 @@ def install(wanted: Wanted, say: Say) -> None:
             _tell_seen(service, settings, watched, say)
 
 
-def uninstall(service: Service, keep: bool, say: Say) -> None:
+def uninstall(service: Service, keep: bool, say: Say, before_removing: Callable[[], None] = lambda: None) -> None:
     """Stop the service and remove what installing and running it has made; `keep` leaves settings and what it wrote.
 
-    Raises UsageError, InputError or AgentError; a second run goes on.
+    `before_removing` is called once it has stopped, unless all is kept, while its files are still there. Raises
+    UsageError, InputError or AgentError; a second run goes on.
     """
     check_rights(service)
     systemctl = Systemctl(service)
     if service.unit.exists():
         systemctl.check(booted=False)
         systemctl.disable(running=service.is_here and _is_booted(systemctl))
+    if not keep:
+        before_removing()
     doomed = [service.unit, service.drop_in]
     if not keep:
         doomed += [service.settings, service.bundle, *service.kept]

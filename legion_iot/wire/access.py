@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from legion_iot.errors import UsageError
+from legion_iot.wire.home_assistant import DiscoveryTopics
 from legion_iot.wire.topics import ORCHESTRATOR, Topics, check_agent_name
 
-Role: TypeAlias = Literal["agent", "orchestrator", "client", "operator", "observer"]
+Role: TypeAlias = Literal["agent", "orchestrator", "client", "operator", "observer", "home-assistant"]
 Access: TypeAlias = Literal["read", "write"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -48,6 +49,7 @@ def grants(role: Role, name: str, topics: Topics) -> tuple[Grant, ...]:
 
 def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str]]:
     """What may be read, and what may be written."""
+    discovery = DiscoveryTopics(topics.base)
     match role:
         case "agent":
             return (
@@ -79,6 +81,8 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.assignment(_ANY, _ANY),
                     topics.model(_ANY),
                     topics.plan(_ANY),
+                    discovery.device(_ANY),
+                    discovery.status(),
                 ],
                 [
                     topics.assignment(_ANY, _ANY),
@@ -95,6 +99,7 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
                     topics.answer(_ANY, _ANY),
                     topics.result_image(_ANY),
                     topics.answer_image(_ANY, _ANY),
+                    discovery.device(_ANY),
                 ],
             )
         case "operator":
@@ -102,6 +107,13 @@ def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str
             seen, _ = _filters("observer", name, topics)
             read = list(dict.fromkeys([*read, *seen, topics.bridge_response(_ANY)]))
             return read, [*write, topics.bridge_request(_ANY)]
+        case "home-assistant":
+            read, write = _filters("client", name, topics)
+            said = [topics.agent(_ANY, "state"), topics.agent(_ANY, "metrics")]
+            return (
+                [*read, *said, discovery.device(_ANY), discovery.status()],
+                [*write, topics.bridge_request("replan"), discovery.status()],
+            )
         case "client":
             return [
                 topics.result(_ANY),

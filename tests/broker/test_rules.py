@@ -29,14 +29,15 @@ MEMBERS = {
     "phone": "client",
     "chief": "operator",
     "eye": "observer",
+    "home": "home-assistant",
 }
 JUDGE = "judge"  # sees and says everything: it is the test's, not the table's
 
 # topic below the base: who writes, who reads
 TABLE: dict[str, tuple[set[str], set[str]]] = {
-    "agents/pi1/state": ({"pi1"}, {"pi1", "boss", "chief", "eye"}),
+    "agents/pi1/state": ({"pi1"}, {"home", "pi1", "boss", "chief", "eye"}),
     "agents/pi1/info": ({"pi1"}, {"boss", "chief", "eye"}),
-    "agents/pi1/metrics": ({"pi1"}, {"boss", "chief", "eye"}),
+    "agents/pi1/metrics": ({"pi1"}, {"home", "boss", "chief", "eye"}),
     "agents/pi1/profile": ({"pi1"}, {"boss", "chief", "eye"}),
     "agents/pi1/command": ({"boss"}, {"pi1", "chief", "eye"}),
     "agents/pi1/assignment/vgg16": ({"boss"}, {"pi1", "boss", "chief", "eye"}),
@@ -47,28 +48,32 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "agents/pi1/inbox/pi1": ({"pi1"}, {"pi1"}),
     "agents/pi1/inbox/orchestrator": ({"boss"}, {"pi1"}),
     "agents/pi1/probe": ({"pi1"}, set()),
-    "agents/pi2/state": ({"pi2"}, {"pi2", "boss", "chief", "eye"}),
+    "agents/pi2/state": ({"pi2"}, {"home", "pi2", "boss", "chief", "eye"}),
     "agents/pi2/command": ({"boss"}, {"pi2", "chief", "eye"}),
     "agents/pi2/inbox/pi1": ({"pi1"}, {"pi2"}),
     "orchestrator/inbox/pi1": ({"pi1"}, {"boss"}),
     "orchestrator/inbox/pi2": ({"pi2"}, {"boss"}),
     "orchestrator/inbox/orchestrator": ({"boss"}, {"boss"}),
     "orchestrator/probe": ({"boss"}, set()),
-    "orchestrator/state": ({"boss"}, {"boss", "pi1", "pi2", "phone", "chief", "eye"}),
-    "orchestrator/metrics": ({"boss"}, {"phone", "chief", "eye"}),
-    "models/vgg16": ({"boss"}, {"boss", "phone", "chief", "eye"}),
-    "models/vgg16/plan": ({"boss"}, {"boss", "phone", "chief", "eye"}),
-    "infer/vgg16": ({"phone", "chief"}, {"boss"}),
-    "infer/vgg16/result": ({"boss"}, {"phone", "chief", "eye"}),
-    "infer/vgg16/result/image": ({"boss"}, {"phone", "chief"}),
+    "orchestrator/state": ({"boss"}, {"home", "boss", "pi1", "pi2", "phone", "chief", "eye"}),
+    "orchestrator/metrics": ({"boss"}, {"home", "phone", "chief", "eye"}),
+    "models/vgg16": ({"boss"}, {"home", "boss", "phone", "chief", "eye"}),
+    "models/vgg16/plan": ({"boss"}, {"home", "boss", "phone", "chief", "eye"}),
+    "infer/vgg16": ({"phone", "chief", "home"}, {"boss"}),
+    "infer/vgg16/result": ({"boss"}, {"home", "phone", "chief", "eye"}),
+    "infer/vgg16/result/image": ({"boss"}, {"home", "phone", "chief"}),
     "bridge/request/model-list": ({"chief"}, {"boss"}),
     "bridge/request/model-add": ({"chief"}, {"boss"}),
     "bridge/request/model-remove": ({"chief"}, {"boss"}),
     "bridge/request/model-upload": ({"chief"}, {"boss"}),
+    "bridge/request/replan": ({"chief", "home"}, {"boss"}),
+    "bridge/request/trace": ({"chief"}, {"boss"}),
     "bridge/response/model-list": ({"boss"}, {"chief"}),
     "bridge/response/model-add": ({"boss"}, {"chief"}),
     "bridge/response/model-remove": ({"boss"}, {"chief"}),
     "bridge/response/model-upload": ({"boss"}, {"chief"}),
+    "bridge/response/replan": ({"boss"}, {"chief"}),
+    "bridge/response/trace": ({"boss"}, {"chief"}),
     "answers/phone/7": ({"boss"}, {"phone"}),
     "answers/chief/7": ({"boss"}, {"chief"}),
     "answers/eye/7": ({"boss"}, set()),
@@ -82,7 +87,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "agents/pi1/state/more": (set(), set()),
     "agents/pi1/report": (set(), set()),
     "agents/pi1/inbox/pi2/more": (set(), set()),
-    "agents/phone/state": (set(), {"boss", "chief", "eye"}),  # where an agent would write, and this is none
+    "agents/phone/state": (set(), {"boss", "chief", "eye", "home"}),  # where an agent would write, and this is none
     "orchestrator/inbox/boss": (set(), {"boss"}),
     "orchestrator/state/more": (set(), set()),
     "infer/vgg16/more": (set(), set()),
@@ -100,8 +105,20 @@ LAST = {
     "phone": "models/vgg16",
     "chief": "models/vgg16",
     "eye": "models/vgg16",
+    "home": "models/vgg16",
 }
 BASE = "kitchen/legion"
+# Beside the base: Home Assistant's discovery.
+DISCOVERY: dict[str, tuple[set[str], set[str]]] = {
+    "homeassistant/device/kitchen_-legion/group/config": ({"boss"}, {"boss", "home"}),
+    "homeassistant/device/kitchen_-legion/agent-pi1/config": ({"boss"}, {"boss", "home"}),
+    "homeassistant/status": ({"home"}, {"boss", "home"}),
+    "homeassistant/device/kitchen/group/config": (set(), set()),
+    "homeassistant/device/group/config": (set(), set()),
+    "homeassistant/sensor/kitchen_-legion/group/config": (set(), set()),
+    "elsewhere/device/kitchen_-legion/group/config": (set(), set()),
+}
+EVERY = {**{f"{BASE}/{topic}": who for topic, who in TABLE.items()}, **DISCOVERY}
 ELSEWHERE = ["agents/pi1/state", "legion/agents/pi1/state", "kitchen/agents/pi1/state", f"{BASE}2/agents/pi1/state"]
 
 
@@ -174,13 +191,13 @@ def test_who_writes(join: Callable[[str], Member]) -> None:
     judge.connection.subscribe([("#", 1)])
     for name in MEMBERS:
         member = join(name)
-        for topic in TABLE:
-            member.connection.publish(f"{BASE}/{topic}", b"x")
+        for topic in EVERY:
+            member.connection.publish(topic, b"x")
         for topic in ELSEWHERE:
             member.connection.publish(topic, b"x")
         assert member.connection.flush(PATIENCE)
         judge.connection.publish("end", name.encode())
-        expected = [f"{BASE}/{topic}" for topic, (writers, _) in TABLE.items() if name in writers]
+        expected = [topic for topic, (writers, _) in EVERY.items() if name in writers]
         assert judge.topics_until(name.encode()) == expected, name
 
 
@@ -189,17 +206,17 @@ def test_who_reads(join: Callable[[str], Member]) -> None:
     members = {name: join(name) for name in MEMBERS}
     for member in members.values():
         member.connection.subscribe([("#", 1)])
-    for topic in TABLE:
-        judge.connection.publish(f"{BASE}/{topic}", b"x", retain=True)
+    for topic in EVERY:
+        judge.connection.publish(topic, b"x", retain=True)
     for topic in ELSEWHERE:
         judge.connection.publish(topic, b"x", retain=True)
     assert judge.connection.flush(PATIENCE)
     for name, member in members.items():
-        expected = [f"{BASE}/{topic}" for topic, (_, readers) in TABLE.items() if name in readers]
+        expected = [topic for topic, (_, readers) in EVERY.items() if name in readers]
         judge.connection.publish(f"{BASE}/{LAST[name]}", name.encode())
         assert member.topics_until(name.encode()) == expected, name
         # What the broker keeps is not read around the list either, nor by the very name of the topic.
-        member.connection.subscribe([(f"{BASE}/{topic}", 1) for topic in TABLE])
+        member.connection.subscribe([(topic, 1) for topic in EVERY])
         member.connection.subscribe([("$SYS/#", 1)])
         again = f"{name} again".encode()
         judge.connection.publish(f"{BASE}/{LAST[name]}", again)

@@ -26,6 +26,7 @@ SAMPLES: dict[str, Any] = {
     "board": "pi \"4\" \\ x", "xnnpack": False,
     "verbose": True, "models": ("vgg16", "a.tflite"), "agents": 4, "wire": "int8", "planner": "halo",
     "objective": "throughput", "input_shape": "1x8x8x3", "page": "127.0.0.1:8080", "page_names": ("hub.local", "hub"),
+    "home_assistant": True, "home_assistant_prefix": "ha", "prometheus": "[::1]:9464",
 }  # fmt: skip
 
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from legion_iot.transport.connection import Message
 from legion_iot.transport.credentials import read_bundle
 from legion_iot.transport.paho import PahoConnection
+from legion_iot.transport.retained import read_retained
 from legion_iot.wire import codec
+from legion_iot.wire.home_assistant import DiscoveryTopics
 from legion_iot.wire.messages import Result
 from legion_iot.wire.topics import Topics
 
@@ -86,10 +88,18 @@ def tell_answer(step: str) -> None:
     say(step, ok=result.ok, reason=result.reason, outputs=[digest.sha256 for digest in result.outputs])
 
 
+def announced() -> list[str]:
+    """The devices that Home Assistant would find, read as it."""
+    retained = read_retained(
+        read_bundle(BUNDLES / "home.pem").address(), "home", [DiscoveryTopics("legion").device("+")]
+    )
+    return sorted(DiscoveryTopics("legion").name_in(message.topic) for message in retained)
+
+
 def first_boot() -> None:
     run("legion", "broker", "init", "/var/lib/legion-broker", "--host", "localhost")
     BUNDLES.mkdir(parents=True, mode=0o700)
-    for name, role in (("ant", "agent"), ("hub", "orchestrator"), ("phone", "client")):
+    for name, role in (("ant", "agent"), ("hub", "orchestrator"), ("phone", "client"), ("home", "home-assistant")):
         run("legion", "broker", "add-device", name, "--role", role, "--out", BUNDLES / f"{name}.pem")
     drop_in = Path("/etc/systemd/system/mosquitto.service.d/legion-iot.conf")
     drop_in.parent.mkdir()
@@ -98,7 +108,17 @@ def first_boot() -> None:
     run("systemctl", "enable", "--now", "mosquitto.service")
     say("broker")
     Path("/srv/small.tflite").write_bytes((FOUND / "small.tflite").read_bytes())
-    run("legion", "orchestrator", "install", BUNDLES / "hub.pem", "--models", "/srv/small.tflite")
+    run(
+        "legion",
+        "orchestrator",
+        "install",
+        BUNDLES / "hub.pem",
+        "--models",
+        "/srv/small.tflite",
+        "--home-assistant",
+        "--prometheus",
+        "127.0.0.1:0",
+    )
     say("orchestrator", **shown(ORCHESTRATOR, "ActiveState", "StatusText", "User"))
     refuse()
     joined = run("legion-agent", "join", BUNDLES / "ant.pem")
@@ -168,7 +188,9 @@ def second_boot() -> None:
     say("active", agent=shown(AGENT, "ActiveState", "NRestarts"), orchestrator=shown(ORCHESTRATOR, "ActiveState"))
     say("stopped", **{unit: run("systemctl", "stop", unit) for unit in (AGENT,)}, **shown(AGENT, "Result"))
     run("legion-agent", "uninstall")
-    run("legion", "orchestrator", "uninstall")
+    before = announced()
+    told = tried("legion", "orchestrator", "uninstall").stdout
+    say("home assistant", before=before, after=announced(), told=told)
     left = [
         str(path)
         for place in ("/etc", "/var/lib", "/var/cache", "/run/systemd", "/usr/lib/systemd")

@@ -184,3 +184,9 @@ def test_after_a_reboot_both_are_there(steps: dict[str, dict[str, Any]]) -> None
 
 def test_uninstalling_leaves_nothing(steps: dict[str, dict[str, Any]]) -> None:
     assert [steps["uninstalled"][kind] for kind in ("left", "units", "users")] == [[], [], []]
+
+
+def test_uninstalling_takes_back_what_home_assistant_was_told(steps: dict[str, dict[str, Any]]) -> None:
+    step = steps["home assistant"]
+    assert (step["before"], step["after"]) == (["agent-ant", "group"], [])
+    assert "Home Assistant forgets 2 devices" in step["told"]
