@@ -23,22 +23,22 @@ def show(answers: Answers, saved: Path | None) -> None:
     """Print the last answer, and the times; `saved` is where a picture of it was written."""
     result = answers.last.result
     if result.ok:
-        _show_answer(result, answers.last.image)
+        _show_answer(result, saved)
     if saved is not None:
         _line(f"picture saved as {saved}")
     if answers.seconds:
         _line(_times(answers))
 
 
-def _show_answer(result: Result, image: bytes | None) -> None:
+def _show_answer(result: Result, saved: Path | None) -> None:
     match result.kind:
         case "boxes" if not result.answer:
             _line("nothing was found")
         case "boxes":
             out.print(_boxes(result.answer))
         case "image" if result.image:
-            size = "" if image is None else f" of {len(image) / 1e3:.1f} kB"
-            _line(f"the answer is a picture{size}; --save FILE.png writes it")
+            if saved is None:
+                _line("the answer is a picture; --save FILE.png writes it")
         case "classes" if result.answer:
             for answer in result.answer:
                 _line(f"{answer.score:7.1%}  {_bar(answer.score)}  {answer.label}")

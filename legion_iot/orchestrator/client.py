@@ -98,7 +98,7 @@ class _Work:
     window: int
     timeout: float
     sent: int = 0
-    under_way: dict[int, _Request] = field(default_factory=dict)
+    under_way: dict[bytes, _Request] = field(default_factory=dict)  # by correlation data
     seconds: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
     last: Answered | None = None
@@ -140,8 +140,9 @@ class Client(Asking):
         since = time.monotonic()
         while work.ended < work.count:
             while work.sent < work.count and len(work.under_way) < work.window:
-                work.under_way[work.sent] = _Request(time.monotonic())
-                self._send(work, work.sent)
+                correlation = str(work.sent).encode()
+                work.under_way[correlation] = _Request(time.monotonic())
+                self._send(work, correlation)
                 work.sent += 1
             self._take(work, progress)
         assert work.last is not None
@@ -155,36 +156,35 @@ class Client(Asking):
             if self._next(until) is None and time.monotonic() >= until:
                 self._give_up()
 
-    def _send(self, work: _Work, number: int) -> None:
-        left = work.under_way[number].since + work.timeout - time.monotonic()
+    def _send(self, work: _Work, correlation: bytes) -> None:
+        left = work.under_way[correlation].since + work.timeout - time.monotonic()
         if left > 0:
             self._connection.publish(
                 self.topics.infer(work.model), work.payload, response_topic=self._place,
-                correlation=str(number).encode(), expiry=math.ceil(left),
+                correlation=correlation, expiry=math.ceil(left),
             )  # fmt: skip
 
     def _take(self, work: _Work, progress: Progress) -> None:
         """Wait for one event, and do what it asks for."""
-        number, request = min(work.under_way.items(), key=lambda item: item[1].due(work.timeout))
+        correlation, request = min(work.under_way.items(), key=lambda item: item[1].due(work.timeout))
         was_absent = self._absent
         event = self._next(request.due(work.timeout))
         if event is None and time.monotonic() >= request.due(work.timeout):
             if request.result is None:
                 self._out_of_time(work.timeout)
-            self._end(work, number)
+            self._end(work, correlation)
         if isinstance(event, Connected) or (was_absent and not self._absent):
             for unanswered in work.under_way:
                 self._send(work, unanswered)
         if isinstance(event, Message):
             self._read(work, event)
-        doing = (
-            "" if self._state.state == "serving" else f"; the group is {self._state.state}: {self._state.detail:.80}"
-        )
-        progress(f"{work.ended} of {work.count} answered{doing}", work.ended / work.count)
+        text = f"{work.ended} of {work.count} answered"
+        if self._state.state != "serving":
+            text += f"; the group is {self._state.state}: {self._state.detail:.80}"
+        progress(text, work.ended / work.count)
 
     def _read(self, work: _Work, message: Message) -> None:
-        number = int(message.correlation) if message.correlation.isdigit() else -1
-        request = work.under_way.get(number)
+        request = work.under_way.get(message.correlation)
         if request is None or message.topic not in (self._place, self._image_place):
             return
         if message.topic == self._image_place:
@@ -192,15 +192,15 @@ class Client(Asking):
         elif request.result is None:
             result = codec.from_json(Result, message.payload)
             if result.error == "restarted":
-                self._send(work, number)
+                self._send(work, message.correlation)
                 return
             request.result, request.answered = result, time.monotonic()
         if request.is_over:
-            self._end(work, number)
+            self._end(work, message.correlation)
 
-    def _end(self, work: _Work, number: int) -> None:
+    def _end(self, work: _Work, correlation: bytes) -> None:
         """A request has its result, and its picture unless that is lost."""
-        request = work.under_way.pop(number)
+        request = work.under_way.pop(correlation)
         result = request.result
         assert result is not None
         answered = Answered(result, request.answered - request.since, request.image)

@@ -51,7 +51,7 @@ NO_BROKER: Rows = {
     f"{command} --broker {{nobody}}": (5, "nobody listens")
     for command in (
         "model list", "model add {model}", "model remove cats", "plan {model}", "cost {model}", "demo --model {model}",
-        "orchestrator run {model} --state-dir {state}",
+        "orchestrator run {model} --state-dir {state}", "infer cats {text}",
     )
 }  # fmt: skip
 NO_ORCHESTRATOR: Rows = {
@@ -59,7 +59,7 @@ NO_ORCHESTRATOR: Rows = {
     for command, (code, cause) in {
         "model list": (8, "orchestrator"), "model add {model}": (8, "orchestrator"),
         "model remove cats": (8, "orchestrator"), "plan {model}": (7, "no agent is online"),
-        "cost {model}": (7, "no agent is online"),
+        "cost {model}": (7, "no agent is online"), "infer cats {text}": (8, "no orchestrator is online"),
     }.items()
 }  # fmt: skip
 UNKNOWN_MODEL: Rows = {
@@ -83,6 +83,7 @@ UNREADABLE: Rows = {
         for command in ("model list", "model add {model}", "model remove cats", "plan {model}", "cost {model}",
                         "orchestrator run {model}", "demo --model {model}")
     },
+    "infer cats {none}": (3, "cannot be read"),
     "lab up {none}": (3, "{none}"),
     "demo --lab {none}.toml --model {model}": (3, "{none}"),
     "demo --image {none} --model {model}": (3, "no such picture"),
