@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import queue
 import re
@@ -10,10 +11,13 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+from PIL import Image
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -30,7 +34,7 @@ from tests.broker.groups import let_in, make_group, open_place
 from tests.page.conftest import live_page, require
 
 from .conftest import PATIENCE, Program, Stage, require_mosquitto
-from .networks import residual_classifier
+from .networks import detector, picture_to_picture, residual_classifier
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -57,7 +61,10 @@ class Page:
         return list(self.driver.execute_script(script, selector))  # type: ignore[no-untyped-call]
 
     def until(self, what: Callable[[], object]) -> None:
-        WebDriverWait(self.driver, PATIENCE, 0.05).until(lambda _: what(), self.text("body"))
+        try:
+            WebDriverWait(self.driver, PATIENCE / 2, 0.05).until(lambda _: what())
+        except TimeoutException:
+            pytest.fail(f"it did not happen in time; the page says: {self.text('body')}")
 
     def send_picture(self, path: Path) -> None:
         self.driver.find_element(By.ID, "file").send_keys(str(path))
@@ -98,27 +105,31 @@ def agent(stage: Stage, url: str, name: str, directory: Path) -> Program:
     return stage.start("legion-agent", "--broker", url, "--name", name, "--state-dir", place)
 
 
-def results_of(broker: EmbeddedBroker, model: str, picture: Path) -> list[tuple[str, float]]:
-    """The answer that any client gets for a picture; it asks again while nobody is there to answer."""
+def results_of(broker: EmbeddedBroker, model: str, picture: Path) -> dict[str, Any]:
+    """The result that any client gets for a picture, with its `png`; it asks again while nobody is there to answer."""
     came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
     client.on_message = lambda client, data, message: came.put(message.payload)
     client.connect(broker.address.host, broker.address.port)
-    client.subscribe(f"legion/infer/{model}/result", 1)
+    client.subscribe([(f"legion/infer/{model}/result", 1), (f"legion/infer/{model}/result/image", 1)])
     client.loop_start()
     try:
-        deadline = time.monotonic() + PATIENCE
-        while came.empty():
+        deadline, first = time.monotonic() + PATIENCE, b""
+        while not first:
             assert time.monotonic() < deadline, "nobody answers"
             client.publish(f"legion/infer/{model}", picture.read_bytes(), qos=1)
             with contextlib.suppress(queue.Empty):
-                came.put(came.get(timeout=3))
-        result = json.loads(came.get())
+                first = came.get(timeout=3)
+        result: dict[str, Any] = json.loads(first)
+        assert result["ok"], result
+        if result["image"]:
+            while not (png := came.get(timeout=PATIENCE)).startswith(b"\x89PNG"):
+                pass
+            result["png"] = png
     finally:
         client.disconnect()
         client.loop_stop()
-    assert result["ok"], result
-    return [(each["label"], each["score"]) for each in result["answer"]]
+    return result
 
 
 def states(page: Page) -> dict[str, str]:
@@ -129,10 +140,11 @@ def states(page: Page) -> dict[str, str]:
 def test_a_group_in_the_browser(
     browser: Page, stage: Stage, broker: EmbeddedBroker, photograph: Path, tmp_path: Path
 ) -> None:
-    model = residual_classifier(tmp_path / "stranger.tflite")
+    models = [residual_classifier(tmp_path / "stranger.tflite"), detector(tmp_path / "finder.tflite"),
+              picture_to_picture(tmp_path / "edges.tflite")]  # fmt: skip
     url = f"mqtt://{broker.address.endpoint}"
     orchestrator = stage.start(
-        "legion", "orchestrator", "run", str(model), "--broker", url, "--agents", "3", "--planner", "balanced",
+        "legion", "orchestrator", "run", *map(str, models), "--broker", url, "--agents", "3", "--planner", "balanced",
         "--page", "127.0.0.1:0", "--state-dir", str(tmp_path),
     )  # fmt: skip
     agents = {name: agent(stage, url, name, tmp_path) for name in AGENTS}
@@ -144,6 +156,8 @@ def test_a_group_in_the_browser(
     # The group and its plan.
     page.until(lambda: page.text("#phase") == "serving")
     page.until(lambda: states(page) == dict.fromkeys(AGENTS, "online"))
+    page.until(lambda: page.texts("#models button") == ["edges", "finder", "stranger"])
+    choose(page, "stranger")
     page.until(lambda: page.texts("#gantt .bar.compute"))
     assert page.text("#link") == "live"
     assert page.text("#plan-title") == "Plan of stranger"
@@ -152,14 +166,16 @@ def test_a_group_in_the_browser(
     # A picture by the file input; the answer is what any other client gets.
     page.send_picture(photograph)
     page.until(lambda: page.texts("#labels .label"))
-    expected = results_of(broker, "stranger", photograph)
-    assert page.texts("#labels .label") == [label for label, _ in expected]
-    assert page.texts("#labels .score") == [percent(score) for _, score in expected]
+    expected = results_of(broker, "stranger", photograph)["answer"]
+    assert page.texts("#labels .label") == [each["label"] for each in expected]
+    assert page.texts("#labels .score") == [percent(each["score"]) for each in expected]
     page.until(lambda: len(page.texts("#recent li")) >= 2)
+    _boxes_and_pictures(page, broker, photograph)
     page.until(lambda: "ms" in page.text("#latency .measured .figure"))
 
     # What is no picture is answered with a reason.
     (tmp_path / "words.txt").write_text("no picture at all", encoding="utf-8")
+    choose(page, "stranger")
     page.send_picture(tmp_path / "words.txt")
     page.until(lambda: page.text("#failure").startswith("bad-input: "))
     assert "JPEG" in page.text("#failure")
@@ -184,10 +200,45 @@ def test_a_group_in_the_browser(
     with EmbeddedBroker(port=broker.address.port) as back:
         page.until(lambda: page.text("#link") == "live")
         page.until(lambda: not page.text("#note"))
-        assert results_of(back, "stranger", photograph) == expected  # so the orchestrator is back, too
+        assert results_of(back, "stranger", photograph)["answer"] == expected  # so the orchestrator is back, too
         page.send_picture(photograph)
-        page.until(lambda: page.texts("#labels .label") == [label for label, _ in expected])
+        page.until(lambda: page.texts("#labels .label") == [each["label"] for each in expected])
     assert [each for each in page.complaints() if "WebSocket connection to" not in each] == []
+
+
+def choose(page: Page, model: str) -> None:
+    (button,) = (each for each in page.driver.find_elements(By.CSS_SELECTOR, "#models button") if each.text == model)
+    button.click()
+    page.until(lambda: page.text("#plan-title") == f"Plan of {model}")
+
+
+def _boxes_and_pictures(page: Page, broker: EmbeddedBroker, photograph: Path) -> None:
+    choose(page, "finder")
+    page.send_picture(photograph)
+    page.until(lambda: page.texts(".box"))
+    found = results_of(broker, "finder", photograph)["answer"]
+    script = (
+        "const whole = document.getElementById('preview').getBoundingClientRect();"
+        "return [...document.querySelectorAll('.box')].map((found) => found.getBoundingClientRect()).map((box) =>"
+        " [(box.top - whole.top) / whole.height, (box.left - whole.left) / whole.width,"
+        " (box.bottom - whole.top) / whole.height, (box.right - whole.left) / whole.width])"
+    )
+    shown = page.driver.execute_script(script)  # type: ignore[no-untyped-call]
+    assert shown == [pytest.approx(each["box"], abs=0.01) for each in found]
+
+    choose(page, "edges")
+    page.send_picture(photograph)
+    loaded = "const drawn = document.getElementById('drawn'); return drawn.checkVisibility() && drawn.naturalWidth > 0"
+    page.until(lambda: page.driver.execute_script(loaded))  # type: ignore[no-untyped-call]
+    script = (
+        "const drawn = document.getElementById('drawn'), canvas = document.createElement('canvas');"
+        "[canvas.width, canvas.height] = [drawn.naturalWidth, drawn.naturalHeight];"
+        "const context = canvas.getContext('2d'); context.drawImage(drawn, 0, 0);"
+        "return [...context.getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 === 0)"
+    )
+    shown = page.driver.execute_script(script)  # type: ignore[no-untyped-call]
+    with Image.open(io.BytesIO(results_of(broker, "edges", photograph)["png"])) as png:
+        assert bytes(shown) == png.convert("L").tobytes()
 
 
 def percent(share: float) -> str:

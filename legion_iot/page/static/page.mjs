@@ -31,7 +31,7 @@ const picture = new PicturePanel(infer);
 async function infer(model, payload, onProgress) {
   try {
     const answered = await requests.infer(model, payload, onProgress);
-    remember(answered.result, true);
+    remember(answered.result);
     return answered;
   } finally {
     soon();
@@ -51,7 +51,7 @@ function take(message) {
       break;
     case "models": keep(group.models, levels[0], value); break;
     case "models/plan": keep(group.plans, levels[0], value); break;
-    case "infer/result": remember(value, false); break;
+    case "infer/result": remember(value); break;
   }
   soon();
 }
@@ -68,9 +68,9 @@ function takeMetrics(metrics) {
   group.metrics = metrics;
 }
 
-function remember(result, ours) {
+function remember(result) {
   if (!result) return;
-  group.recent.unshift({ result, ours, at: new Date() });
+  group.recent.unshift({ result, at: new Date() });
   group.recent.length = Math.min(group.recent.length, MOST_RECENT);
 }
 
@@ -180,15 +180,14 @@ function drawRequests(model) {
   ]);
   byId("counts").children[1].className = failed ? "bad" : "";
   byId("counts").children[1].title = model?.last_error ?? "";
-  const lines = group.recent.map(({ result, ours, at }) => {
+  const lines = group.recent.map(({ result, at }) => {
     const what = result.ok ? best(result) : `${result.error}: ${result.reason}`;
     const took = result.ok ? time(result.latency_ms) : "";
-    const who = ours ? "from here" : result.model;
     return element(
       "li", { className: result.ok ? "" : "bad" },
       element("time", { dateTime: at.toISOString() }, at.toLocaleTimeString([], { hour12: false })),
-      element("span", { className: "what", title: what }, what), element("span", { className: "more" }, who),
-      element("span", { className: "took" }, took),
+      element("span", { className: "what", title: what }, what), element("span", { className: "took" }, took),
+      element("span", { className: "more" }, group.models.size > 1 ? result.model : ""),
     );
   });
   byId("recent").replaceChildren(...lines);
