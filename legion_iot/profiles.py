@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,18 @@ class ProfileFile:
         self._path, self._broker = path, broker
         self.samples = Samples()
         self.link: Link | None = None
+        self.measured = 0  # when anything was, by an agent of itself; in seconds since 1970, 0 is unknown
         if path is None:
             return
         with contextlib.suppress(OSError, ProtocolError, *_NOT_OURS):
             content = json.loads(path.read_bytes())
             self.samples = sample_store.from_json(content["samples"])
             self.link = _link(content["links"].get(broker))
+            self.measured = max(0, int(content.get("measured", 0)))
 
     def add(self, samples: Iterable[Sample], link: Link | None = None) -> None:
-        """Keep these, too."""
+        """Keep these, too, which have just been measured."""
+        self.measured = int(time.time())
         self.keep(self.samples.add(samples), link)
 
     def keep(self, samples: Samples, link: Link | None) -> None:
@@ -52,14 +56,15 @@ class ProfileFile:
         if self._path is None:
             return
         links = {} if self.link is None else {self._broker: dataclasses.asdict(self.link)}
-        content = json.dumps({"samples": self.samples.to_json(), "links": links}, separators=(",", ":")).encode()
+        told = {"samples": self.samples.to_json(), "links": links, "measured": self.measured}
+        content = json.dumps(told, separators=(",", ":")).encode()
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self._path, content)
 
     def forget(self) -> None:
         """Keep nothing of what was measured."""
-        self.link = None
+        self.link, self.measured = None, 0
         self.keep(Samples(), None)
 
     def profile(self, board: str) -> Profile:
@@ -67,7 +72,7 @@ class ProfileFile:
         own = tuple(sample for sample in self.samples if sample.board == board)
         while own and len(codec.to_json(Profile(board, self.link, own))) > MOST_BYTES:
             own = own[len(own) // 4 + 1 :]
-        return Profile(board, self.link, own)
+        return Profile(board, self.link, own, self.measured)
 
 
 def _link(content: Any) -> Link | None:

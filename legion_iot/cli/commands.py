@@ -52,6 +52,9 @@ COMMANDS = {
         "List the agents of a group: what each device is, its link, and the models it holds.", GROUP,
     ),
     "model": Described("model", "app", "Look at models, and say which ones a group serves.", GROUP),
+    "profile": Described(
+        "profile", "profile", "Show what was measured on each device of a group, or have it measured anew.", GROUP
+    ),
     "trace": Described(
         "trace", "trace", "Show what became of a request: who computed, sent and waited when, and for how long.", GROUP
     ),

@@ -150,7 +150,7 @@ def make(
         plan,
         rehearsal.ranking.estimate(plan),
         lower_bound(network, told.group, costs, wire, objective),
-        rehearsal.ranking.fastest_alone(),
+        next(iter(rehearsal.ranking.alone()), None),
         explain(rehearsal, plan, others) if with_reasons else None,
         wire,
     )

@@ -33,12 +33,13 @@ from legion_iot.wire.bridge import (
     UploadPiece,
 )
 from legion_iot.wire.messages import ModelReference
-from legion_iot.wire.topics import check_model_name
+from legion_iot.wire.topics import Topics, check_model_name
 from legion_iot.wire.trace import RequestTrace, put_together
 
 PATIENCE = 60.0  # seconds without an answer otherwise, and for a link to come back
 ASK_AGAIN = 10.0  # seconds after which a request without an answer is sent once more
 PLANNING = 2000.0  # seconds for agents to be measured; a campaign may take 1800
+DESCRIBING = 5.0  # seconds for a plan in force to be told of
 PREPARING = 300.0  # seconds for a large model to be read on a slow machine
 
 _ERRORS: dict[str, type[LegionError]] = {
@@ -62,8 +63,13 @@ class Operator(Asking):
 
     def __init__(self, address: BrokerAddress, base_topic: str, connect: Connect = PahoConnection) -> None:
         client_id = f"legion-operator-{secrets.token_hex(4)}"
-        super().__init__(address, base_topic, client_id, lambda topics: [topics.bridge_response("+")], connect)
+
+        def heard(topics: Topics) -> list[str]:
+            return [topics.bridge_response("+"), topics.plan("+")]
+
+        super().__init__(address, base_topic, client_id, heard, connect)
         self._answered = False  # whether there has ever been an answer
+        self._plans: dict[str, bool] = {}  # topics of plans, and whether one was told since the last answer
 
     # --- what can be done ---
 
@@ -101,12 +107,13 @@ class Operator(Asking):
                 progress(f"{reason}; going on", None)
 
     def replan(self, name: str, again: Collection[str] | None, progress: Progress) -> None:
-        """Have the plan of a model, or of all, found anew, and wait until it is in force.
+        """Have the plan of a model, or of all, found anew, and wait until it is in force, and told of.
 
         With `again`, these agents (none: all) are measured anew. Raises UsageError for a name that there is not.
         """
         request = Replan(_transaction(), name, again is not None, tuple(again or ()))
         self._ask("replan", request)
+        self._plans = dict.fromkeys(self._plans, False)
         began, until = False, time.monotonic() + PLANNING
         while not began or self._state.state != "serving":
             if self._state.state != "serving":
@@ -115,6 +122,9 @@ class Operator(Asking):
             waits = began and self._linked and not self._absent
             if self._next(until if waits else min(until, time.monotonic() + PATIENCE)) is None:
                 self._give_up()
+        until = time.monotonic() + DESCRIBING
+        while not all(self._plans.values()) and self._next(until) is not None:
+            progress("working out what the plan will take", None)
 
     def trace(self, request: str = "") -> RequestTrace:
         """What became of a request, or of the last one that has ended; raises RequestError where it is not kept."""
@@ -191,8 +201,19 @@ class Operator(Asking):
         self._connection.publish(self.topics.bridge_request(operation), codec.to_json(request))
         return time.monotonic()
 
+    def _next(self, deadline: float) -> TransportEvent | None:
+        event = super()._next(deadline)
+        if isinstance(event, Message) and self._is_plan(event.topic):
+            self._plans[event.topic] = not event.retain
+        return event
+
+    def _is_plan(self, topic: str) -> bool:
+        return topic.startswith(f"{self.topics.base}/models/")
+
     def _response(self, event: TransportEvent | None, transaction: str) -> BridgeResponse | None:
         if not isinstance(event, Message) or event.topic == self.topics.orchestrator_state():
+            return None
+        if self._is_plan(event.topic):
             return None
         response = codec.from_json(BridgeResponse, event.payload)
         if response.transaction != transaction:

@@ -12,7 +12,7 @@ from legion_iot.planning.estimate import Bar
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.problem import Objective, Problem
 from legion_iot.planning.ranking import Ranking
-from legion_iot.wire.group import PlanBar, PlanBlock, PlanInfo, PlanTile
+from legion_iot.wire.group import AloneTime, PlanBar, PlanBlock, PlanInfo, PlanTile
 from legion_iot.wire.tensors import bounds
 
 MOST_BARS = 2000
@@ -41,15 +41,16 @@ class Described:
         problem = Problem(self.network, self.predictor.group, self.objective, wire=self.wire)
         ranking = Ranking(problem, self.predictor)
         try:
-            estimate, alone = ranking.estimate(self.plan), ranking.fastest_alone()
+            estimate, alone = ranking.estimate(self.plan), ranking.alone()
         except LegionError:  # an agent of the plan has left meanwhile
             return info
         return replace(
             info,
             predicted_ms=_ms(estimate.latency),
             interval_ms=_ms(estimate.interval),
-            alone_ms=None if alone is None else _ms(alone.seconds),
-            alone_agent="" if alone is None else alone.device,
+            alone_ms=_ms(alone[0].seconds) if alone else None,
+            alone_agent=alone[0].device if alone else "",
+            alone=tuple(AloneTime(each.device, _ms(each.seconds)) for each in alone),
             bars=tuple(_bar(bar) for bar in sorted(estimate.bars, key=lambda bar: bar.start)[:MOST_BARS]),
         )
 

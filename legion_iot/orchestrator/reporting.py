@@ -19,6 +19,7 @@ from legion_iot.orchestrator.models import ServedModels
 from legion_iot.orchestrator.plan_info import Described
 from legion_iot.orchestrator.serving import EndedRequest, Surroundings
 from legion_iot.orchestrator.watchers import Watcher
+from legion_iot.runtime.selection import Outcome
 from legion_iot.wire import codec
 from legion_iot.wire.group import PlanInfo
 from legion_iot.wire.messages import Metrics
@@ -47,7 +48,8 @@ class Reporter:
         self._counts = GroupCounts(session, now)
         self._told = -math.inf
         self._active = now  # when a request was last seen
-        self._described: dict[str, int] = {}  # the epoch that was last described, by model
+        # By model, the epoch that was last described, and the planning before that, which may have measured anew.
+        self._described: dict[str, tuple[int, Outcome | None]] = {}
         self._unbounded: list[tuple[float, Described]] = []  # since when, what lacks its bound
 
     def start(self) -> None:
@@ -99,9 +101,10 @@ class Reporter:
     def _describe(self, now: float) -> None:
         for name, model in self._models.by_name.items():
             force = model.state.epochs.force
-            if force is None or self._described.get(name) == force.number:
+            known, planned = self._described.get(name, (0, None)), model.state.selection.outcome
+            if force is None or (known[0] == force.number and known[1] is planned):
                 continue
-            self._described[name] = force.number
+            self._described[name] = force.number, planned
             if (described := model.describe_plan()) is not None:
                 self._unbounded = [each for each in self._unbounded if each[1].model != name]
                 self._unbounded.append((now, described))
@@ -125,7 +128,7 @@ class Reporter:
 
     def _publish(self, info: PlanInfo | LegionError) -> None:
         """Tell of a plan, unless another one has come into force meanwhile."""
-        if isinstance(info, LegionError) or self._described.get(info.model) != info.epoch:
+        if isinstance(info, LegionError) or self._described.get(info.model, (0, None))[0] != info.epoch:
             return
         model = self._models.by_name.get(info.model)
         if model is None:

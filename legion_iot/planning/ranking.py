@@ -15,7 +15,7 @@ from legion_iot.planning.whole import whole_plan
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """The device that is fastest alone, and what it takes."""
+    """What a device takes for the whole model alone."""
 
     device: str
     seconds: float
@@ -46,13 +46,12 @@ class Ranking:
         """What a plan takes, in full."""
         return self._estimator.estimate(plan)
 
-    def fastest_alone(self) -> Alone | None:
-        """The device that does best with the whole model; None where none has the memory for it."""
+    def alone(self) -> list[Alone]:
+        """What each device takes for the whole model, of those that have the memory for it, the fastest first."""
         problem = self.problem
         plans = [whole_plan("single", problem.network, name) for name in problem.group.names]
         fitting = [plan for plan in plans if fits(problem.network, plan, problem.group)]
-        found = (Alone(plan.tail_agent, self.seconds(plan)) for plan in fitting)
-        return min(found, key=lambda alone: alone.seconds, default=None)
+        return sorted((Alone(plan.tail_agent, self.seconds(plan)) for plan in fitting), key=lambda each: each.seconds)
 
     def best(self, plans: Iterable[Plan]) -> Plan:
         """The first of the plans that take least. Raises ValueError without one."""

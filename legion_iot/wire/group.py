@@ -134,11 +134,20 @@ class PlanBar:
 
 
 @dataclass(frozen=True, slots=True)
+class AloneTime:
+    """What an agent is predicted to take for a request all by itself."""
+
+    agent: str
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class PlanInfo:
     """Retained on `models/<model>/plan`: the plan in force, and what it is predicted to take.
 
     Once the group has a moment, it is said again with `bound_ms`. `replicas` counts the ways a request can go. Of plans
-    with very many transfers, nothing is predicted; bars beyond the first 2,000 are left out.
+    with very many transfers, nothing is predicted; bars beyond the first 2,000 are left out. `alone` are those agents
+    that have the memory for the whole model.
     """
 
     model: str
@@ -156,3 +165,4 @@ class PlanInfo:
     alone_ms: float | None = None
     alone_agent: str = ""
     bars: tuple[PlanBar, ...] = ()
+    alone: tuple[AloneTime, ...] = ()

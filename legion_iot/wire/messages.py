@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from legion_iot.errors import ProtocolError
 from legion_iot.planning.links import Link
@@ -170,11 +170,15 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Retained on `agents/<agent>/profile`: what was measured on the device, oldest first, whatever the model."""
+    """Retained on `agents/<agent>/profile`: what was measured on the device, oldest first, whatever the model.
+
+    `measured` is when anything was, in seconds since 1970 by the device's own clock; 0 is unknown.
+    """
 
     board: str
     link: Link | None
     samples: tuple[Sample, ...]
+    measured: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
