@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Whether examples are drawn slowly says how busy the machine is, not what is wrong with a test.
-settings.register_profile("unhurried", suppress_health_check=[HealthCheck.too_slow])
+# Whether examples are drawn slowly, or take long, says how busy the machine is, not what is wrong with a test.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
 
