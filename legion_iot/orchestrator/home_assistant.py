@@ -105,7 +105,7 @@ class HomeAssistant:
 
     def ended(self, ended: EndedRequest) -> None:
         """Home Assistant reads results as anybody does; that a model answers with pictures, it is told."""
-        if ended.result.image:
+        if ended.result.kind == "image":
             self._discovery.pictured(ended.result.model)
 
     def close(self) -> None:

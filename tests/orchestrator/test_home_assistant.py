@@ -10,12 +10,13 @@ import pytest
 
 from legion_iot.errors import BrokerError
 from legion_iot.orchestrator.home_assistant import JITTER, NOTES, HomeAssistant, read_notes, settle
+from legion_iot.orchestrator.serving import EndedRequest
 from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.transport.retained import read_retained
 from legion_iot.wire import codec
-from legion_iot.wire.group import AgentMetrics, GroupMetrics
-from legion_iot.wire.messages import AgentState
+from legion_iot.wire.group import AgentMetrics, GroupMetrics, ModelMetrics
+from legion_iot.wire.messages import AgentState, Result
 from legion_iot_broker.embedded import EmbeddedBroker
 from legion_iot_broker.launch import local_broker
 from tests.orchestrator.home_assistant import read_device
@@ -127,6 +128,18 @@ def test_an_agent_that_is_removed_goes_and_one_that_comes_back_is_there_again(ho
     again = home.watcher()
     until(lambda: home.devices() == sorted([GROUP, BEE]))
     again.close()
+
+
+def test_a_model_that_answers_with_a_picture_gets_a_place_for_it(home: Home) -> None:
+    served = ModelMetrics("edges", "0" * 64, "serving", "", 1, "auto", "latency", "float32")
+    watcher = home.watcher()
+    for kind in ("classes", "image"):
+        watcher.ended(EndedRequest(Result("r", True, "edges", 1, 5.0, kind=kind), None, ()))
+        watcher.metrics(GroupMetrics("s", 1.0, 0, (), (served,)))
+        watcher._connection.flush(PATIENCE)
+        (message,) = read_retained(home.address, "reader", [GROUP])
+        assert ("model-edges-picture" in read_device(message.payload)["components"]) == (kind == "image")
+    watcher.close()
 
 
 def test_what_is_not_wanted_any_more_is_taken_back(home: Home) -> None:
