@@ -134,3 +134,28 @@ def test_a_model_that_comes_later_knows_the_agents_and_one_that_goes_leaves_noth
     served.models.tell(machine.ReportArrived("ant", Ready(epoch)))  # it was loading
     assert served.models.dropped == before + 1
     assert served.models.phase == ("serving", "ant")
+
+
+def test_another_planner_finds_the_plan_anew_while_requests_go_on_by_the_one_in_force(served: Served) -> None:
+    def by_bee_alone(problem: Problem) -> Generator[Any, Any, Plan]:
+        yield from ()
+        return balanced(problem.network, {"bee": 1.0})
+
+    served.online("ant", "bee")
+    served.until_assigned("cats")
+    served.ready("cats")
+    before, epoch = served["cats"].state.plan, served["cats"].state.epoch
+    served["cats"].plan_by(by_bee_alone)
+    assert served["cats"].state.plan is before
+    assert before is not None
+    assert set(before.agents) == {"ant", "bee"}
+    deadline = time.monotonic() + PATIENCE
+    while served["cats"].state.epoch == epoch:
+        assert time.monotonic() < deadline
+        served.models.take_plans()
+        served.models.tell(machine.Tick())
+        time.sleep(0.005)
+    served.ready("cats")
+    plan = served["cats"].state.plan
+    assert plan is not None
+    assert set(plan.agents) == {"bee"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +114,9 @@ def run(what: Wanted, resume: Path | None, rootless: bool, progress: Progress) -
         for cell, outcome in run_cells(todo, laboratory):
             record.add(cell, outcome)
     finished = {cell: record.finished[cell] for cell in all_cells}
-    shown = replace_finished(record, finished)
+    shown = Record(None, calibration, finished)  # a file may hold more than was asked for
     rows = [_row(cell, outcome) for cell, outcome in finished.items()]
     return BenchReport("fleet", _setting(calibration, what, others), rows, checks(finished)), shown
-
-
-def replace_finished(record: Record, finished: dict[Cell, Outcome]) -> Record:
-    """The record with these cells only: a file may hold more than was asked for."""
-    return replace(record, path=None, finished=finished)
 
 
 def _calibrate(subjects: Mapping[str, Subject]) -> Calibration:
