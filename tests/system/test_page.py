@@ -7,6 +7,7 @@ import io
 import json
 import queue
 import re
+import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}", "--window-size=1440,1000"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service("/usr/bin/chromedriver"))
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     try:
         yield Page(driver)
     finally:
@@ -180,6 +181,8 @@ def test_a_group_in_the_browser(
     page.until(lambda: page.text("#failure").startswith("bad-input: "))
     assert "JPEG" in page.text("#failure")
 
+    _nonsense_is_passed_over(page, broker)
+
     # The chart tells of its bars to the keyboard, too.
     page.driver.find_element(By.CSS_SELECTOR, "#gantt svg").send_keys(Keys.ARROW_RIGHT)
     assert re.match(r"orchestrator sends .* to (ant|bee|cat), from ", page.text("#detail"))
@@ -239,6 +242,26 @@ def _boxes_and_pictures(page: Page, broker: EmbeddedBroker, photograph: Path) ->
     shown = page.driver.execute_script(script)  # type: ignore[no-untyped-call]
     with Image.open(io.BytesIO(results_of(broker, "edges", photograph)["png"])) as png:
         assert bytes(shown) == png.convert("L").tobytes()
+
+
+def _nonsense_is_passed_over(page: Page, broker: EmbeddedBroker) -> None:
+    """On a broker without rules, anybody may write anything."""
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.connect(broker.address.host, broker.address.port)
+    client.loop_start()
+    nonsense = (
+        b"\xff", b"no JSON", b"null", b"[]", b'{"schema": 2}', b'{"schema": 1}',
+        b'{"schema": 1, "agents": [null], "models": [7], "blocks": [null], "bars": [null]}',
+        b'{"schema": 1, "agents": {}, "models": "", "blocks": 1, "bars": 0}',
+    )  # fmt: skip
+    for topic in ("orchestrator/state", "orchestrator/metrics", "models/edges/plan", "models/edges"):
+        for payload in nonsense:
+            client.publish(f"legion/{topic}", payload, qos=1)
+    last = {"schema": 1, "ok": False, "error": "busy", "reason": "<b>that was all</b>"}
+    client.publish("legion/infer/stranger/result", json.dumps(last), qos=1)
+    page.until(lambda: "busy: <b>that was all</b>" in page.texts("#recent .what"))
+    client.disconnect()
+    client.loop_stop()
 
 
 def percent(share: float) -> str:

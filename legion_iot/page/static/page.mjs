@@ -5,6 +5,7 @@ import { byId, element, say, sayOrHide } from "./dom.mjs";
 import { count, duration, number, percent, time } from "./format.mjs";
 import { Gantt } from "./gantt.mjs";
 import { forgetGroup, showGroup } from "./group.mjs";
+import { readMessage } from "./messages.mjs";
 import { PicturePanel } from "./picture.mjs";
 import { Requests } from "./requests.mjs";
 
@@ -12,7 +13,6 @@ const MOST_RECENT = 6; // answers that are listed
 const LEAST_SILENCE = 10; // seconds without metrics before that is said
 const STORED = "legion-user"; // until the tab is closed
 
-const fromJson = (payload) => JSON.parse(new TextDecoder().decode(payload));
 const random = () => [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 const settings = await (await fetch("settings.json")).json();
@@ -42,34 +42,30 @@ async function infer(model, payload, onProgress) {
 
 function take(message) {
   if (requests.take(message)) return;
-  const [kind, ...levels] = message.topic.slice(base.length + 1).split("/");
-  const value = message.payload.length ? fromJson(message.payload) : null;
-  switch ([kind, ...levels.slice(1)].join("/")) {
-    case "orchestrator":
-      if (levels[0] === "state") group.orchestrator = value;
-      else takeMetrics(value);
-      break;
-    case "models": keep(group.models, levels[0], value); break;
-    case "models/plan": keep(group.plans, levels[0], value); break;
-    case "infer/result": remember(value); break;
+  const [kind, name, what] = message.topic.slice(base.length + 1).split("/");
+  const known = { orchestrator: name, models: what ?? "model", infer: what }[kind];
+  const value = readMessage(known, message.payload);
+  switch (value && known) {
+    case "state": group.orchestrator = value; break;
+    case "metrics": takeMetrics(value); break;
+    case "model": group.models.set(name, value); break;
+    case "plan": group.plans.set(name, value); break;
+    case "result": remember(value); break;
+    case null: // of what was told no more, only models are gone at once
+      if (known === "model") group.models.delete(name);
+      if (known === "plan") group.plans.delete(name);
   }
   soon();
 }
 
-function keep(map, name, value) {
-  if (value) map.set(name, value);
-  else map.delete(name);
-}
-
 function takeMetrics(metrics) {
   const now = performance.now() / 1000;
-  if (heard.at && metrics) heard.gap = Math.max(heard.gap, Math.min(now - heard.at, 60));
+  if (heard.at) heard.gap = Math.max(heard.gap, Math.min(now - heard.at, 60));
   heard.at = now;
   group.metrics = metrics;
 }
 
 function remember(result) {
-  if (!result) return;
   group.recent.unshift({ result, at: new Date() });
   group.recent.length = Math.min(group.recent.length, MOST_RECENT);
 }

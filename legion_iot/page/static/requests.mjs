@@ -2,12 +2,13 @@
 // this page's own. A model that answers with a picture sends that after the result, on the topic with /image behind it.
 
 import { LinkLost } from "./connection.mjs";
+import { readMessage } from "./messages.mjs";
 
 const EXPIRY = 120; // seconds that a request may take in the group
 const PATIENCE = EXPIRY + 10;
 const IMAGE_PATIENCE = 30;
 const PACKET_OVERHEAD = 512; // what a packet needs beside the picture, at most
-export const MOST_BYTES = 32 << 20; // of a picture
+const MOST_BYTES = 32 << 20; // of a picture
 
 /** A request that ended without an answer: `code` is for programs, the message for people. */
 export class RequestFailed extends Error {
@@ -63,7 +64,8 @@ export class Requests {
       if (request.result) request.resolve({ result: request.result, image: payload });
       return true;
     }
-    const result = JSON.parse(new TextDecoder().decode(payload));
+    const result = readMessage("result", payload);
+    if (!result) return true;
     if (!result.ok) this.#fail(number, result.error, result.reason);
     else if (!result.image) request.resolve({ result, image: null });
     else {
