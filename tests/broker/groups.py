@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from legion_iot.errors import BrokerError
 from legion_iot.transport.credentials import Bundle, read_bundle
 from legion_iot_broker.directory import BrokerDirectory, Wanted, create
 from legion_iot_broker.records import now_utc
+from legion_iot_broker.serving import serve
 
 
 @contextmanager
@@ -44,3 +46,19 @@ def let_in(group: BrokerDirectory, name: str, role: str = "agent") -> Bundle:
     group.add(name, role, bundle, 30, now_utc())
     group.reload()
     return read_bundle(bundle)
+
+
+@contextmanager
+def mosquitto_with_group(place: Path) -> Iterator[BrokerDirectory]:
+    """A group whose Mosquitto runs; where somebody took one of its ports meanwhile, another group is tried."""
+    for attempt in range(5):
+        group = make_group(place, f"group-{attempt}")
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(serve(group, "mosquitto"))
+            except BrokerError as error:
+                if attempt == 4 or "in use" not in str(error):
+                    raise
+                continue
+            yield group
+            return

@@ -20,8 +20,7 @@ from legion_iot.page.live import LivePage
 from legion_iot.transport.connection import BrokerAddress
 from legion_iot.transport.listening import ListenAddress
 from legion_iot_broker.embedded import EmbeddedBroker
-from legion_iot_broker.serving import serve
-from tests.broker.groups import free_ports, let_in, make_group, open_place
+from tests.broker.groups import free_ports, let_in, mosquitto_with_group, open_place
 from tests.system.conftest import require_mosquitto
 
 from .conftest import PATIENCE, STATIC, fetch, live_page
@@ -224,10 +223,9 @@ def test_where_others_can_reach_the_page_that_is_said(broker: EmbeddedBroker) ->
 
 def test_the_orchestrators_certificate_opens_the_door_but_is_nobodys_name() -> None:
     require_mosquitto()
-    with open_place() as place:
-        group = make_group(place)
+    with open_place() as place, mosquitto_with_group(place) as group:
         hub = let_in(group, "orchestrator", "orchestrator")
-        with serve(group, "mosquitto"), live_page(hub.address(), group.settings.base_topic) as url:
+        with live_page(hub.address(), group.settings.base_topic) as url:
             assert fetch(url, "/settings.json")[2].endswith(b'"login": true}')
             with open_websocket(url) as socket_:
                 socket_.send(CONNECT)

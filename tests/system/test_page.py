@@ -30,8 +30,7 @@ from legion_iot.wire import codec
 from legion_iot.wire.messages import ModelInfo
 from legion_iot.wire.topics import Topics
 from legion_iot_broker.embedded import EmbeddedBroker
-from legion_iot_broker.serving import serve
-from tests.broker.groups import let_in, make_group, open_place
+from tests.broker.groups import let_in, mosquitto_with_group, open_place
 from tests.page.conftest import live_page, require
 
 from .conftest import PATIENCE, Program, Stage, require_mosquitto
@@ -284,11 +283,10 @@ def _look(page: Page, width: int, scheme: str, path: Path) -> None:
 def test_who_signs_in_sees_what_the_broker_lets_them(browser: Page, photograph: Path) -> None:
     require_mosquitto()
     page = browser
-    with open_place() as place:
-        group = make_group(place)
+    with open_place() as place, mosquitto_with_group(place) as group:
         hub = let_in(group, "orchestrator", "orchestrator")
         members = {role: let_in(group, f"my-{role}", role) for role in ("observer", "client")}
-        with serve(group, "mosquitto"), live_page(hub.address(), group.settings.base_topic) as url:
+        with live_page(hub.address(), group.settings.base_topic) as url:
             page.driver.get(url)
             page.complaints()  # those of the page before
             page.until(lambda: page.text("#login h2") == "Sign in to the broker")
