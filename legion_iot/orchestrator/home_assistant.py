@@ -37,6 +37,7 @@ log = logging.getLogger("legion-orchestrator")
 OPEN_TIMEOUT = 10.0  # seconds
 FLUSH_TIMEOUT = 10.0
 JITTER = 2.0  # seconds after Home Assistant's birth, at most, beside the time until the next metrics
+MOST_EVENTS = 4096  # that wait to be looked at
 NOTES = "home-assistant.json"  # in the state directory
 
 
@@ -71,7 +72,7 @@ class HomeAssistant:
         self._topics, self._places = Topics(base_topic), DiscoveryTopics(base_topic, prefix)
         self._discovery = Discovery(self._topics, self._places)
         self._events: queue.SimpleQueue[TransportEvent] = queue.SimpleQueue()
-        self._connection = PahoConnection(address, _client_id(base_topic), self._events.put)
+        self._connection = PahoConnection(address, _client_id(base_topic), self._on_event)
         self._again_at: float | None = None  # when all of it is said once more
         self._was_cut = self._is_refused = False
 
@@ -111,6 +112,10 @@ class HomeAssistant:
     def close(self) -> None:
         """End the connection; devices stay, and are shown as not available."""
         self._connection.close()
+
+    def _on_event(self, event: TransportEvent) -> None:
+        if self._events.qsize() < MOST_EVENTS:  # between two metrics; more is a flood
+            self._events.put(event)
 
     def _take(self, event: TransportEvent) -> None:
         match event:

@@ -10,11 +10,14 @@ Source: https://www.home-assistant.io/integrations/mqtt/#device-discovery-payloa
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
+from legion_iot.runtime.orchestrator_state import MOST_AGENTS
 from legion_iot.wire import codec
 from legion_iot.wire.bridge import Replan
 from legion_iot.wire.group import AgentMetrics, GroupMetrics
@@ -34,6 +37,7 @@ class Discovery:
     def __init__(self, topics: Topics, places: DiscoveryTopics) -> None:
         self._topics, self._places = topics, places
         self._said: dict[str, bytes] = {}  # by name of the device
+        self._basis: dict[str, Hashable] = {}  # what the message of a device was last made of
         self._platforms: dict[str, dict[str, str]] = {}  # of every component that was ever said, by device
         self._warm: set[str] = set()  # agents that have told a temperature
         self._pictured: set[str] = set()  # models that have answered with a picture
@@ -61,15 +65,23 @@ class Discovery:
     def changes(self, group: GroupMetrics) -> list[tuple[str, bytes]]:
         """Topics and payloads that are new, the group first: the agents' devices refer to it."""
         self._warm |= {agent.agent for agent in group.agents if agent.temperature is not None}
-        wanted = {GROUP: self._group([model.name for model in group.models])}
-        for agent in group.agents:
-            if agent.agent not in self._gone:
-                wanted[agent_device(agent.agent)] = self._agent(agent)
-        return [
-            (self._places.device(name), payload)
-            for name, device in wanted.items()
-            if (payload := self._with_removed(name, device)) != self._said.get(name)
-        ]
+        models = tuple(model.name for model in group.models)
+        new = self._if_new(GROUP, (models, frozenset(self._pictured)), lambda: self._group(models))
+        for each in group.agents:
+            if each.agent not in self._gone:
+                basis = each.board, each.agent in self._warm
+                new += self._if_new(agent_device(each.agent), basis, partial(self._agent, each))
+        return new
+
+    def _if_new(self, name: str, basis: Hashable, make: Callable[[], dict[str, Any]]) -> list[tuple[str, bytes]]:
+        """A device's message where it is not the one that holds; made only if what it is made of has changed."""
+        if name in self._said and self._basis.get(name) == basis:
+            return []
+        payload = self._with_removed(name, make())
+        if payload != self._said.get(name):
+            return [(self._places.device(name), payload)]
+        self._basis[name] = basis
+        return []
 
     def pictured(self, model: str) -> None:
         """The model has answered with a picture."""
@@ -77,7 +89,8 @@ class Discovery:
 
     def removed(self, agent: str) -> str | None:
         """An agent's state was cleared: the topic to clear, if it had a device."""
-        self._gone.add(agent)
+        if len(self._gone) < MOST_AGENTS:
+            self._gone.add(agent)
         topic = self._places.device(agent_device(agent))
         return topic if agent_device(agent) in self._said else None
 
@@ -93,6 +106,7 @@ class Discovery:
         else:
             self._said.pop(name, None)
             self._platforms.pop(name, None)
+            self._basis.pop(name, None)
 
     def everything(self) -> list[tuple[str, bytes]]:
         """All messages that hold, to be said again."""
@@ -122,7 +136,7 @@ class Discovery:
         template = "{{ 'online' if value_json is defined and value_json.state != 'offline' else 'offline' }}"
         return {
             "device": {"identifiers": [identifier], "manufacturer": "legion-iot", **about},
-            "origin": {"name": "legion-iot", "sw_version": importlib.metadata.version("legion-iot")},
+            "origin": {"name": "legion-iot", "sw_version": _version()},
             "availability": [{"topic": topic, "value_template": template} for topic in available],
             "availability_mode": "all",
             "components": keyed,
@@ -239,6 +253,11 @@ class Discovery:
             f"({mine} | select('number') | map('round', 1) | list or [none])[0]",
             device_class="duration", unit_of_measurement="ms", state_class="measurement",
         )  # fmt: skip
+
+
+@functools.cache
+def _version() -> str:
+    return importlib.metadata.version("legion-iot")
 
 
 def _sensor(key: str, name: str, topic: str, expression: str, **more: Any) -> Component:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from wsgiref.simple_server import WSGIServer
+from socketserver import TCPServer
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -26,10 +29,14 @@ from legion_iot.transport.connection import is_loopback
 from legion_iot.transport.listening import ListenAddress
 from legion_iot.wire.group import AgentMetrics, GroupMetrics, ModelMetrics, PlanInfo, Work
 
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
 # Seconds; from one small network on one board to a large one on many slow ones.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 ANSWERED = "answered"  # the outcome of a request that has no error
-CLOSE_SECONDS = 5.0
+CLIENT_SECONDS = 5.0  # that a client may be silent
+CLOSE_SECONDS = 2 * CLIENT_SECONDS
 
 
 class PrometheusMetrics(Collector):
@@ -55,9 +62,11 @@ class PrometheusMetrics(Collector):
     def start(self) -> None:
         """Listen; raises UsageError where that cannot be."""
         try:
-            server, thread = start_http_server(self._listen.port, self._listen.host, self.registry)
+            server = _Server(self._listen, make_wsgi_app(self.registry))
         except (OSError, UnicodeError) as error:
             raise UsageError(f"--prometheus {self._listen}: {_reason(error)}") from None
+        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
         self._running = server, thread
         note = "" if is_loopback(self._listen.host) else "; whoever reaches this address can read them"
         self._say(f"metrics: http://{replace(self._listen, port=server.server_port)}/metrics{note}")
@@ -104,6 +113,32 @@ class PrometheusMetrics(Collector):
         latest, plans = self._latest, self._plans
         if latest is not None:
             yield from families(latest, plans)
+
+
+class _Server(WSGIServer):
+    """Answers one scrape after the other: whoever connects takes no more of the orchestrator than one thread."""
+
+    def __init__(self, listen: ListenAddress, app: WSGIApplication) -> None:
+        found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family = found[0][0]
+        super().__init__((listen.host, listen.port), _Handler)
+        self.set_app(app)
+
+    def server_bind(self) -> None:
+        """As its parents do, without asking the name service what this machine is called."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up, or is silent for too long."""
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = CLIENT_SECONDS
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Scrapes are no news."""
 
 
 def families(group: GroupMetrics, plans: Mapping[str, PlanInfo]) -> Iterator[Metric]:

@@ -141,7 +141,7 @@ COMPONENTS = [component for message in FUZZED.values() for component in message[
     ("kind", "topic"),
     [(GroupMetrics, "orchestrator/metrics"), (Metrics, "agents/ant/metrics"), (Result, "infer/cats/result")],
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_no_message_is_too_much_for_a_template(kind: type[Any], topic: str, data: st.DataObject) -> None:
     """Whatever it holds: each sensor has a state, which is short enough, and attributes are JSON."""
@@ -183,6 +183,17 @@ def test_what_is_available_when_somebody_is_offline(announced: dict[str, dict[st
                     key,
                     payloads,
                 )
+
+
+def test_what_could_not_be_sent_is_new_again() -> None:
+    discovery = Discovery(TOPICS, PLACES)
+    first = discovery.changes(ONLINE)
+    assert discovery.changes(ONLINE) == first
+    say(discovery, ONLINE)
+    more = group(*ONLINE.agents, models=(model("cats"), model("dogs")))
+    assert [topic for topic, _ in discovery.changes(more)] == [GROUP]
+    assert list(say(discovery, more)) == [GROUP]
+    assert say(discovery, more) == {}
 
 
 def test_only_what_is_new_is_announced() -> None:
@@ -259,7 +270,7 @@ def test_bases_and_levels() -> None:
             DiscoveryTopics("legion", prefix)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.from_regex(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", fullmatch=True))
 def test_a_level_tells_its_base(base: str) -> None:
     level = DiscoveryTopics(base).node

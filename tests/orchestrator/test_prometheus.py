@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import urllib.request
 from dataclasses import replace
 from typing import Any
@@ -174,6 +175,25 @@ def test_it_is_served_where_it_is_said() -> None:
         pass
 
 
+def test_who_is_silent_or_hangs_up_keeps_nobody_from_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("legion_iot.orchestrator.prometheus._Handler.timeout", 0.2)
+    said: list[str] = []
+    watcher = PrometheusMetrics(ListenAddress("127.0.0.1", 0), said.append)
+    watcher.start()
+    url = said[0].removeprefix("metrics: ")
+    port = int(url.split(":")[2].partition("/")[0])
+    silent = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(3)]
+    silent[0].sendall(b"GET /metr")
+    silent[1].sendall(b"\x16\x03\x01\r\n\r\n")
+    silent[1].close()
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        assert answer.status == 200
+    assert not [each.name for each in threading.enumerate() if "process_request" in each.name]
+    for each in silent:
+        each.close()
+    watcher.close()
+
+
 def test_who_is_not_alone_on_a_machine_is_told() -> None:
     said: list[str] = []
     watcher = PrometheusMetrics(ListenAddress("0.0.0.0", 0), said.append)
@@ -182,6 +202,17 @@ def test_who_is_not_alone_on_a_machine_is_told() -> None:
     assert "whoever reaches this address can read them" in said[0]
     with pytest.raises(UsageError, match="cannot listen there"):
         PrometheusMetrics(ListenAddress("203.0.113.1", 0), said.append).start()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_ipv6() -> None:
+    said: list[str] = []
+    watcher = PrometheusMetrics(ListenAddress("::1", 0), said.append)
+    watcher.start()
+    assert said[0].startswith("metrics: http://[::1]:")
+    with urllib.request.urlopen(said[0].removeprefix("metrics: "), timeout=10) as answer:
+        assert answer.status == 200
+    watcher.close()
 
 
 @pytest.mark.parametrize(
