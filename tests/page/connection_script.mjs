@@ -23,27 +23,22 @@ const connection = new Connection({
 });
 connection.open(told.user ?? null, told.password ?? "");
 
-for await (const line of lines) {
-  const [order, value] = JSON.parse(line);
-  if (order === "echo") {
-    const sent = new Uint8Array(value.size).map((_, i) => (i * 7 + (i >> 8)) % 256);
-    const came = new Promise((resolve) => waiting.set(value.number, resolve));
-    const shares = [];
-    try {
-      await connection.publish(
-        { topic: value.topic, payload: sent, correlation: new TextEncoder().encode(value.number), expiry: 60 },
-        (share) => shares.push(share),
-      );
-      const same = Buffer.compare(Buffer.from(sent), Buffer.from(await came)) === 0;
-      const ordered = shares.every((share, i) => share >= 0 && share <= 1 && (i === 0 || share >= shares[i - 1]));
-      say({ echo: value.number, same, ordered, last: shares.at(-1) });
-    } catch (error) {
-      if (!(error instanceof Refusal || error instanceof LinkLost)) throw error;
-      say({ echo: value.number, refused: error.message });
-    }
-  } else if (order === "end") {
-    connection.close();
-    break;
+async function echo({ number, size, topic }) {
+  const sent = new Uint8Array(size).map((_, i) => (i * 7 + (i >> 8)) % 256);
+  const came = new Promise((resolve) => waiting.set(number, resolve));
+  const shares = [];
+  try {
+    await connection.publish(
+      { topic, payload: sent, correlation: new TextEncoder().encode(number), expiry: 60 }, (share) => shares.push(share),
+    );
+    const same = Buffer.compare(Buffer.from(sent), Buffer.from(await came)) === 0;
+    const ordered = shares.every((share, i) => share >= 0 && share <= 1 && (i === 0 || share >= shares[i - 1]));
+    say({ echo: number, same, ordered, last: shares.at(-1) });
+  } catch (error) {
+    if (!(error instanceof Refusal || error instanceof LinkLost)) throw error;
+    say({ echo: number, refused: error.message });
   }
 }
-process.stdin.destroy();
+
+for await (const line of lines) echo(JSON.parse(line));
+connection.close();

@@ -43,14 +43,17 @@ class Script:
         self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()
 
-    def next(self, **wanted: str) -> dict[str, Any]:
+    def next(self, **wanted: str | bool) -> dict[str, Any]:
         while True:
             said = self._said.get(timeout=PATIENCE)
             if all(said.get(key) == value for key, value in wanted.items()):
                 return said
 
+    def send(self, number: str, size: int, topic: str = "legion/echo") -> None:
+        self.tell({"number": number, "size": size, "topic": topic})
+
     def echo(self, number: str, size: int, topic: str = "legion/echo") -> dict[str, Any]:
-        self.tell(["echo", {"number": number, "size": size, "topic": topic}])
+        self.send(number, size, topic)
         return self.next(echo=number)
 
     def close(self) -> None:
@@ -82,6 +85,10 @@ def test_a_picture_comes_through_whole_and_again_after_the_broker_was_away(
             script.next(state="online")
             for number, size in (("small", 3), ("edge", PIECE), ("large", 3 * MOST_MESSAGE + 17)):
                 assert script.echo(number, size) == {"echo": number, "same": True, "ordered": True, "last": 1}
+            # What is to be acknowledged meanwhile waits until a picture is through.
+            for number in "abc":
+                script.send(number, 3 * MOST_MESSAGE)
+            assert {script.next(same=True)["echo"] for _ in "abc"} == set("abc")
             broker.stop()
             assert script.next(state="waiting")["reason"] == "broker"
             assert script.echo("lost", 3)["refused"] == "the connection was lost"

@@ -18,7 +18,7 @@ import paho.mqtt.client as paho
 import pytest
 from PIL import Image
 from selenium import webdriver
-from selenium.common.exceptions import TimeoutException
+from selenium.common.exceptions import TimeoutException, WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -62,7 +62,7 @@ class Page:
 
     def until(self, what: Callable[[], object]) -> None:
         try:
-            WebDriverWait(self.driver, PATIENCE / 2, 0.05).until(lambda _: what())
+            WebDriverWait(self.driver, PATIENCE / 2, 0.05, [WebDriverException]).until(lambda _: what())
         except TimeoutException:
             pytest.fail(f"it did not happen in time; the page says: {self.text('body')}")
 
@@ -305,7 +305,8 @@ def test_who_signs_in_sees_what_the_broker_lets_them(browser: Page, photograph: 
 
             # A client comes with its bundle, and stays one when the page is loaded again.
             page.driver.find_element(By.ID, "leave").click()
-            assert page.text("#link") == "signed out"
+            page.until(lambda: page.text("#link") == "signed out")
+            page.until(lambda: page.text("#login h2"))
             page.driver.find_element(By.ID, "bundle").send_keys(str(members["client"].path))
             page.until(lambda: page.text("#plan-title") == "Plan of nothing")
             page.driver.refresh()

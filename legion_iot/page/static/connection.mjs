@@ -121,8 +121,11 @@ export class Connection {
   }
 
   #take(bytes) {
+    const reader = this.#reader;
     try {
-      for (const packet of this.#reader.take(bytes)) this.#receive(packet);
+      for (const packet of reader.take(bytes)) {
+        if (reader === this.#reader) this.#receive(packet); // else what came before has ended the link
+      }
     } catch (error) {
       if (!(error instanceof packets.PacketError)) throw error;
       this.#lost("broker");
@@ -195,8 +198,10 @@ export class Connection {
     clearInterval(this.#heartbeat);
     clearTimeout(this.#deadline);
     this.#online = false;
+    this.#isSending = false;
+    this.#later = [];
     const socket = this.#socket;
-    this.#socket = null;
+    this.#socket = this.#reader = null;
     if (socket) {
       socket.onopen = socket.onmessage = socket.onclose = null;
       socket.close();
@@ -234,9 +239,10 @@ export class Connection {
       }
       onProgress(1);
     } finally {
-      this.#isSending = false;
-      const later = this.#later.splice(0);
-      if (socket === this.#socket) this.#send(later);
+      if (socket === this.#socket) {
+        this.#isSending = false;
+        this.#send(this.#later.splice(0));
+      }
     }
   }
 }

@@ -26,11 +26,6 @@ export function showGroup(metrics, model, plan) {
   say(byId("group-kind"), rows.size ? `${present} of ${count(rows.size, "agent")} here` : "");
 }
 
-/** Forget everybody, for another group or user. */
-export function forgetGroup() {
-  rows.clear();
-}
-
 function measured(model) {
   return new Map(model.work.map((work) => [work.agent, { share: work.share, ms: work.ms, how: "per request" }]));
 }

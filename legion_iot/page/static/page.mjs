@@ -4,7 +4,7 @@ import { Connection } from "./connection.mjs";
 import { byId, element, say, sayOrHide } from "./dom.mjs";
 import { count, duration, number, percent, time } from "./format.mjs";
 import { Gantt } from "./gantt.mjs";
-import { forgetGroup, showGroup } from "./group.mjs";
+import { showGroup } from "./group.mjs";
 import { readMessage } from "./messages.mjs";
 import { PicturePanel } from "./picture.mjs";
 import { Requests } from "./requests.mjs";
@@ -73,6 +73,7 @@ function remember(result) {
 // --- what is shown ---
 
 let isDrawing = false;
+let shownRecent; // the first of those that are listed
 
 function soon() {
   if (!isDrawing) requestAnimationFrame(draw);
@@ -81,7 +82,7 @@ function soon() {
 
 function draw() {
   isDrawing = false;
-  const names = [...new Set([...group.models.keys(), ...(group.metrics?.models ?? []).map((model) => model.name)])].sort();
+  const names = (group.metrics?.models.map((model) => model.name) ?? [...group.models.keys()]).sort();
   if (!names.includes(chosen)) chosen = names[0] ?? "";
   const model = group.metrics?.models.find((each) => each.name === chosen);
   const plan = group.plans.get(chosen) ?? null;
@@ -154,10 +155,11 @@ function waitingFor(model) {
 
 function drawFigures(list, figures) {
   if (list.children.length !== figures.length) {
-    list.replaceChildren(...figures.map(([kind]) =>
-      element("div", { className: kind }, element("dt"), element("dd", { className: "figure" }), element("dd", { className: "more" }))));
+    list.replaceChildren(...figures.map(() =>
+      element("div", {}, element("dt"), element("dd", { className: "figure" }), element("dd", { className: "more" }))));
   }
-  figures.forEach(([, name, value, more], i) => {
+  figures.forEach(([kind, name, value, more], i) => {
+    list.children[i].className = kind;
     const [title, figure, rest] = list.children[i].children;
     say(title, name);
     say(figure, value);
@@ -174,8 +176,13 @@ function drawRequests(model) {
     [failed ? "bad" : "", "Failed", failed.toLocaleString("en"), codes],
     ["", "Under way", String(model?.under_way ?? 0), model?.waiting ? `${model.waiting} waiting` : ""],
   ]);
-  byId("counts").children[1].className = failed ? "bad" : "";
   byId("counts").children[1].title = model?.last_error ?? "";
+  const isChanged = shownRecent !== group.recent[0];
+  shownRecent = group.recent[0];
+  if (isChanged) drawRecent();
+}
+
+function drawRecent() {
   const lines = group.recent.map(({ result, at }) => {
     const what = result.ok ? best(result) : `${result.error}: ${result.reason}`;
     const took = result.ok ? time(result.latency_ms) : "";
@@ -296,14 +303,8 @@ byId("bundle").addEventListener("change", async (event) => {
 
 byId("leave").addEventListener("click", () => {
   connection.close();
-  Object.assign(group, { orchestrator: null, metrics: null, recent: [] });
-  group.models.clear();
-  group.plans.clear();
-  forgetGroup();
-  linkState = { name: "refused" };
-  askAgain("name");
-  drawLink();
-  draw();
+  sessionStorage.removeItem(STORED);
+  location.reload(); // so that nothing of this user is left, pictures least of all
 });
 
 say(byId("base"), base === "legion" ? "" : base);
