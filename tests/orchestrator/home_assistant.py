@@ -149,9 +149,9 @@ def read_device(payload: bytes) -> dict[str, Any]:
     return message
 
 
-def render(template: str, payload: bytes) -> str:
+def render(template: str, payload: bytes, **more: Any) -> str:
     """What a template makes of a message; what is not defined is an error, other than in Home Assistant."""
-    variables: dict[str, Any] = {"value": payload.decode()}
+    variables: dict[str, Any] = {"value": payload.decode(), **more}
     if payload:
         variables["value_json"] = json.loads(payload)
     return _compiled(template).render(variables)

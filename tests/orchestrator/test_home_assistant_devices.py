@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -256,6 +257,19 @@ def test_what_somebody_else_has_left_there_is_replaced(payload: bytes) -> None:
     discovery = Discovery(TOPICS, PLACES)
     assert discovery.found({GROUP: payload}, set()) == []
     assert GROUP in say(discovery, ONLINE)
+
+
+def test_the_automation_of_the_document_finds_what_results_become(announced: dict[str, dict[str, Any]]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "home-assistant.md").read_text(encoding="utf-8")
+    condition, message = re.findall(r'^ *(?:value_template|message): "(.*)"$', text, re.MULTILINE)
+    sensor = announced[GROUP]["components"]["model-cats-answer"]
+    for labels, expected in ((("cat", "person"), "True"), (("cat", "dog"), "False")):
+        found = tuple(Answer(0, label, 0.7, BOX) for label in labels)
+        result = codec.to_json(Result("r-1", True, "cats", 1, 41.5, found, kind="boxes"))
+        attributes = json.loads(render(sensor["json_attributes_template"], result))
+        trigger = {"to_state": {"state": state_of(sensor, result), "attributes": attributes}}
+        assert render(condition, b"", trigger=trigger) == expected
+        assert render(message, b"", trigger=trigger) == "2 objects in 41.5 ms"
 
 
 def test_bases_and_levels() -> None:
