@@ -12,6 +12,7 @@ import contextlib
 import http
 import ipaddress
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -65,7 +66,7 @@ class PageServer:
         try:
             listening = socket.create_server((self._listen.host, self._listen.port), family=family)
         except OSError as error:
-            why = error.strerror or error
+            why = os.strerror(error.errno) if error.errno else error  # its own text repeats the address
             raise UsageError(f"the page cannot be at {self._listen} ({why}); give another address (--page)") from None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(self._loop, listening), name="page", daemon=True)

@@ -14,6 +14,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from legion_iot.cli import orchestrator_watchers
+from legion_iot.configuration.programs import configured
 from legion_iot.errors import UsageError
 from legion_iot.page import relay, server
 from legion_iot.page.live import LivePage
@@ -219,6 +221,14 @@ def test_where_others_can_reach_the_page_that_is_said(broker: EmbeddedBroker) ->
     page.close()
     assert len(said) == 2
     assert "not encrypted" in said[1]
+
+
+def test_without_the_extra_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orchestrator_watchers, "find_spec", lambda name: None)
+    told = {"page": "127.0.0.1:0", "state_dir": str(tmp_path)}
+    settings, _ = configured("orchestrator", told, {}, Path("/dev/null"))
+    with pytest.raises(UsageError, match=r"pip install 'legion-iot\[page\]'"):
+        list(orchestrator_watchers.watchers(settings, BrokerAddress("127.0.0.1")))
 
 
 def test_the_orchestrators_certificate_opens_the_door_but_is_nobodys_name() -> None:
