@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from legion_iot.orchestrator.observed import Observed
 from legion_iot.planning.links import Link, bounded
 from legion_iot.wire.group import AgentMetrics, GroupMetrics, ModelMetrics, PlanInfo, Work
-from legion_iot.wire.messages import AgentInfo, AgentState, ModelInfo
+from legion_iot.wire.retained import AgentInfo, AgentState, ModelInfo
 from legion_iot.wire.topics import is_agent_name, is_model_name
 
 HOT = 80.0  # °C from which boards slow down

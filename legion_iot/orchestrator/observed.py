@@ -12,7 +12,7 @@ from legion_iot.errors import ProtocolError
 from legion_iot.transport.connection import Message
 from legion_iot.wire import codec
 from legion_iot.wire.group import GroupMetrics, PlanInfo
-from legion_iot.wire.messages import AgentInfo, AgentState, ModelInfo, OrchestratorState, Profile
+from legion_iot.wire.retained import AgentInfo, AgentState, ModelInfo, OrchestratorState, Profile
 from legion_iot.wire.topics import AgentTopic, ModelTopic, OrchestratorTopic, PlanTopic, Topics
 
 MOST = 50_000  # topics that are remembered

@@ -7,7 +7,6 @@ computed: one unit alone, or several fused in a block. The tail is a run of one 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -172,6 +171,8 @@ def _median(samples: tuple[Sample, ...]) -> Sample:
     """One sample in place of several of one key."""
     if len(samples) == 1:
         return samples[0]
+    import statistics  # noqa: PLC0415 — what only shows samples starts at once
+
     return replace(
         samples[-1],
         seconds=statistics.median(s.seconds for s in samples),

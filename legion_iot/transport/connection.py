@@ -19,7 +19,6 @@ of one connection match (Mosquitto sends two), a session that outlives its link 
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +119,8 @@ def is_loopback(host: str) -> bool:
     """Whether nobody but this machine can reach that address."""
     if host == "localhost":
         return True
+    import ipaddress  # noqa: PLC0415 — what names no address starts at once
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from legion_iot.planning.links import Link
-from legion_iot.wire.messages import RegionBounds
+from legion_iot.wire.retained import RegionBounds
 
 
 @dataclass(frozen=True, slots=True)

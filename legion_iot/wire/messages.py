@@ -1,86 +1,65 @@
 """Every message, as a frozen dataclass. `codec` writes and reads them; `docs/protocol.md` lists topics and senders.
 
 Regions are (first row, end row, first column, end column), half open. Tensors and units are named by their index in
-the model, which all participants hold under the same SHA-256.
+the model, which all participants hold under the same SHA-256. Those that the broker retains are in `retained`.
 """
 
 from __future__ import annotations
 
-import functools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from legion_iot.errors import ProtocolError
 from legion_iot.planning.links import Link
-from legion_iot.planning.samples import Sample
 from legion_iot.wire.dtypes import EXACT, check_wire
+from legion_iot.wire.retained import (
+    AgentInfo,
+    AgentState,
+    CodecSpeed,
+    ModelInfo,
+    OrchestratorState,
+    Profile,
+    RegionBounds,
+)
 from legion_iot.wire.topics import check_participant_name
+
+__all__ = [
+    "MAX_MODEL",
+    "AgentInfo",
+    "AgentState",
+    "Answer",
+    "AssignedStep",
+    "Assignment",
+    "Chunk",
+    "ChunkRequest",
+    "CodecSpeed",
+    "Command",
+    "Echo",
+    "Failed",
+    "Fragment",
+    "Heard",
+    "Measured",
+    "Metrics",
+    "ModelInfo",
+    "ModelReference",
+    "OrchestratorState",
+    "OutputDigest",
+    "Parcel",
+    "PartTime",
+    "PeerRegion",
+    "Profile",
+    "ProfilePart",
+    "Ready",
+    "Receipt",
+    "RegionBounds",
+    "Result",
+    "TensorRegion",
+    "TileTiming",
+]
 
 MAX_MODEL = 16 << 30  # bytes
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-RegionBounds = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class AgentState:
-    """Retained on `agents/<agent>/state`; `session` tells a late will of an old session from a newer one.
-
-    `detail` says why an agent is degraded. One that is draining is about to end: it goes on until others have taken
-    over.
-    """
-
-    state: str  # "online", "degraded", "draining" or "offline"
-    session: str
-    detail: str = ""
-
-    @property
-    def is_present(self) -> bool:
-        """Whether the agent is there."""
-        return self.state != "offline"
-
-
-@dataclass(frozen=True, slots=True)
-class CodecSpeed:
-    """How many elements of a map one core of a device packs and unpacks per second."""
-
-    codec: str
-    packs: float
-    unpacks: float
-
-
-@dataclass(frozen=True, slots=True)
-class AgentInfo:
-    """Retained on `agents/<agent>/info`: what the device is, and the models (SHA-256) it holds.
-
-    `memory_bytes` is what the device may use for models; `cpu_share` the cores it is held to, 0 where nothing holds it;
-    `codecs` are those it can pack and unpack.
-    """
-
-    board: str
-    cores: int
-    threads: int
-    memory_bytes: int
-    runtime: str
-    runtime_version: str
-    kernel_path: str
-    version: str
-    models: tuple[str, ...]
-    cpu_share: float = 0.0
-    codecs: tuple[CodecSpeed, ...] = ()
-
-    @property
-    def board_class(self) -> str:
-        """Devices of one class are taken to be equally fast."""
-        kernels = f"{self.runtime} {self.runtime_version} {self.kernel_path}"
-        return _board_class(self.board, self.cpu_share, self.threads, kernels)
-
-
-@functools.lru_cache(1024)
-def _board_class(board: str, cpu_share: float, threads: int, kernels: str) -> str:
-    share = f" at {cpu_share:g} cores" if cpu_share else ""
-    return f"{board:.128}{share}, {threads} thread{'s' if threads != 1 else ''}, {kernels}"[:256]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,19 +145,6 @@ class Measured:
     times: tuple[PartTime, ...] = ()
     link: Link | None = None
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Retained on `agents/<agent>/profile`: what was measured on the device, oldest first, whatever the model.
-
-    `measured` is when anything was, in seconds since 1970 by the device's own clock; 0 is unknown.
-    """
-
-    board: str
-    link: Link | None
-    samples: tuple[Sample, ...]
-    measured: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,32 +347,6 @@ class Echo:
     """Header of what a participant sends to itself to find out how fast its link is; the body means nothing."""
 
     number: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """Retained on `models/<model>`: what the group serves, and how."""
-
-    name: str
-    sha256: str
-    size: int
-    input_shape: tuple[int, ...]
-    input_dtype: str
-    epoch: int
-    agents: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class OrchestratorState:
-    """Retained on `orchestrator/state`: `gathering`, `profiling`, `assigning`, `serving`, `idle` or `offline`.
-
-    `agents` are those that the orchestrator sees online, whether they have work or not.
-    """
-
-    state: str
-    session: str
-    detail: str = ""
-    agents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from legion_iot.wire import bridge, group, messages
+from legion_iot.wire import bridge, group, messages, retained
 from legion_iot.wire.dtypes import WIRES
 
 MESSAGES: list[type[Any]] = [
     kind
-    for module in (messages, bridge, group)
+    for module in (messages, retained, bridge, group)
     for kind in vars(module).values()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
 ]
