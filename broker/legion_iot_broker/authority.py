@@ -129,6 +129,14 @@ class Authority:
         return Issued(pem, _key_pem(key), signed.serial_number, expires)
 
 
+def valid_until(certificate: bytes) -> datetime:
+    """When a certificate (the first of a PEM text) ends; raises InputError."""
+    try:
+        return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+    except ValueError as error:
+        raise InputError("the certificate is damaged; fetch the bundle again") from error
+
+
 def _builder(
     name: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime, expires: datetime
 ) -> x509.CertificateBuilder:

@@ -52,6 +52,9 @@ COMMANDS = {
         "List the agents of a group: what each device is, its link, and the models it holds.", GROUP,
     ),
     "model": Described("model", "app", "Look at models, and say which ones a group serves.", GROUP),
+    "doctor": Described(
+        "doctor", "doctor", "Find out what is wrong with this machine, the broker or the group, and what to do.", GROUP
+    ),
     "profile": Described(
         "profile", "profile", "Show what was measured on each device of a group, or have it measured anew.", GROUP
     ),

@@ -19,7 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from legion_iot.transport.connection import Message
+from legion_iot.transport.connection import Message, StatedLimits
 from legion_iot.transport.packets import PacketSocket, Parts, Publish, publish_head
 
 _SUCCESS = ReasonCode(PacketTypes.PUBACK)
@@ -157,3 +157,14 @@ def connect_properties(receive_maximum: int, session_seconds: int) -> Properties
     if session_seconds:
         properties.SessionExpiryInterval = session_seconds
     return properties
+
+
+def limits_of(properties: Properties | None) -> StatedLimits:
+    """What a broker says of itself as it lets us in."""
+    usual = StatedLimits()
+    return StatedLimits(
+        getattr(properties, "MaximumPacketSize", usual.packet),
+        getattr(properties, "ReceiveMaximum", usual.window),
+        bool(getattr(properties, "RetainAvailable", usual.retains)),
+        getattr(properties, "MaximumQoS", usual.most_qos),
+    )

@@ -52,6 +52,19 @@ class QueueLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class StatedLimits:
+    """What a broker says of itself when it lets us in; what it does not say is as MQTT 5 has it by default.
+
+    `packet` are bytes, None without a limit; `window` counts messages of QoS 1 that it takes at once.
+    """
+
+    packet: int | None = None
+    window: int = 65_535
+    retains: bool = True
+    most_qos: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerAddress:
     """Where a broker listens, and who we are there. `str()` and `repr()` never show a secret.
 

@@ -37,7 +37,7 @@ from legion_iot.errors import (
     ForeignCertificateError,
     PasswordRefusedError,
 )
-from legion_iot.transport.client import LeanClient, connect_properties, message_of, properties_of
+from legion_iot.transport.client import LeanClient, connect_properties, limits_of, message_of, properties_of
 from legion_iot.transport.connection import (
     CLOSE_TIMEOUT,
     DEFAULT_KEEP_ALIVE,
@@ -49,6 +49,7 @@ from legion_iot.transport.connection import (
     Payload,
     QueueLimits,
     Refused,
+    StatedLimits,
     TransportEvent,
     Will,
 )
@@ -113,7 +114,7 @@ class PahoConnection:
         self._answers: dict[int, list[ReasonCode]] = {}
         self._unawaited: set[int] = set()
         self._resubscription: int | None = None
-        self._largest_packet: int | None = None
+        self.broker_limits = StatedLimits()
         self._linked = False
         self._announced = False
         self._ended: str | None = "the connection is not open"
@@ -208,9 +209,10 @@ class PahoConnection:
             if self._ended is not None:
                 raise BrokerError(f"cannot publish on {topic}: {self._ended}")
             size = len(message.payload) + len(topic) + len(correlation) + len(response_topic) + PACKET_OVERHEAD
-            if self._largest_packet is not None and size > self._largest_packet:
+            largest = self.broker_limits.packet
+            if largest is not None and size > largest:
                 raise BrokerError(
-                    f"{self._where} takes packets of {self._largest_packet} bytes and {topic} needs {size}: "
+                    f"{self._where} takes packets of {largest} bytes and {topic} needs {size}: "
                     "publish smaller pieces or raise the broker's limit"
                 )
             if not self._outbox.has_room(len(message.payload)):
@@ -329,8 +331,8 @@ class PahoConnection:
                 self._linked, self._linked_at = True, time.monotonic()
                 self._answers.clear()
                 self._unawaited.clear()
-                self._largest_packet = getattr(properties, "MaximumPacketSize", None)
-                self._outbox.link_up(getattr(properties, "ReceiveMaximum", 65_535))
+                self.broker_limits = limits_of(properties)
+                self._outbox.link_up(self.broker_limits.window)
                 filters = list(self._filters.items())
         if ended:  # close() came while paho was connecting again.
             client.disconnect()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from legion_iot.errors import (
     BrokerError,
@@ -34,6 +38,41 @@ def client_context(address: BrokerAddress) -> ssl.SSLContext:
         reason = getattr(error, "reason", None) or error.strerror or error
         raise InputError(f"{address.certificate or 'the bundle'}: certificate or key is damaged ({reason})") from error
     return context
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """From when until when a certificate holds, in seconds since 1970."""
+
+    begins: float
+    ends: float
+
+
+def broker_validity(address: BrokerAddress, timeout: float) -> Validity | None:
+    """Of the certificate that a broker shows; None where it shows none that we trust, which connecting explains."""
+    context = client_context(address)
+    try:
+        with (
+            socket.create_connection((address.host, address.port), timeout) as plain,
+            context.wrap_socket(plain, server_hostname=address.host) as secured,
+        ):
+            shown = secured.getpeercert()
+    except OSError:  # ssl.SSLError among them
+        return None
+    return _validity(shown) if shown else None
+
+
+def authority_validity(address: BrokerAddress) -> Validity | None:
+    """Of the group's authority, whichever of its certificates ends first; None where the system's are trusted."""
+    if address.authorities is None:
+        return None
+    known = [_validity(certificate) for certificate in client_context(address).get_ca_certs()]
+    return min(known, key=lambda each: each.ends, default=None)
+
+
+def _validity(certificate: Mapping[str, Any]) -> Validity:
+    begins, ends = (ssl.cert_time_to_seconds(certificate[key]) for key in ("notBefore", "notAfter"))
+    return Validity(float(begins), float(ends))
 
 
 def explain(error: ssl.SSLError, address: BrokerAddress) -> BrokerError:

@@ -44,7 +44,8 @@ def check_member(role: str, name: str) -> Role:
 def grants(role: Role, name: str, topics: Topics) -> tuple[Grant, ...]:
     """All that a member of that role and name may do below the base topic."""
     read, write = _filters(role, name, topics)
-    return (*(Grant("write", each) for each in write), *(Grant("read", each) for each in read))
+    echo = topics.echo(name)
+    return (*(Grant("write", each) for each in (*write, echo)), *(Grant("read", each) for each in (*read, echo)))
 
 
 def _filters(role: Role, name: str, topics: Topics) -> tuple[list[str], list[str]]:

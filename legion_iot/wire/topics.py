@@ -203,6 +203,10 @@ class Topics:
     def bridge_response(self, operation: str) -> str:
         return f"{self.base}/bridge/response/{operation}"
 
+    def echo(self, member: str) -> str:
+        """Where a member writes to itself, to find out what the broker carries; nobody else reads it."""
+        return f"{self.base}/echo/{member}"
+
     def answer(self, client: str, question: str) -> str:
         """Where a client may want an answer, by MQTT 5's response topic; the rest is its own business."""
         return f"{self.base}/answers/{client}/{question}"

@@ -35,6 +35,8 @@ JUDGE = "judge"  # sees and says everything: it is the test's, not the table's
 
 # topic below the base: who writes, who reads
 TABLE: dict[str, tuple[set[str], set[str]]] = {
+    "echo/pi1": ({"pi1"}, {"pi1"}),
+    "echo/eye": ({"eye"}, {"eye"}),
     "agents/pi1/state": ({"pi1"}, {"home", "pi1", "boss", "chief", "eye"}),
     "agents/pi1/info": ({"pi1"}, {"boss", "chief", "eye"}),
     "agents/pi1/metrics": ({"pi1"}, {"home", "boss", "chief", "eye"}),
@@ -139,6 +141,7 @@ def test_the_table_has_every_topic_there_is() -> None:
         "result": [topics.result("vgg16")],
         "bridge_request": [topics.bridge_request(operation) for operation in OPERATIONS],
         "bridge_response": [topics.bridge_response(operation) for operation in OPERATIONS],
+        "echo": [topics.echo("pi1"), topics.echo("eye")],
         "result_image": [topics.result_image("vgg16")],
         "answer": [topics.answer("phone", "7")],
         "answer_image": [topics.answer_image("phone", "7")],

@@ -51,7 +51,7 @@ NO_BROKER: Rows = {
     f"{command} --broker {{nobody}}": (5, "nobody listens")
     for command in (
         "model list", "model add {model}", "model remove cats", "plan {model}", "cost {model}", "demo --model {model}",
-        "orchestrator run {model} --state-dir {state}", "infer cats {text}",
+        "orchestrator run {model} --state-dir {state}", "infer cats {text}", "trace", "profile", "profile --again",
     )
 }  # fmt: skip
 NO_ORCHESTRATOR: Rows = {
@@ -60,6 +60,8 @@ NO_ORCHESTRATOR: Rows = {
         "model list": (8, "orchestrator"), "model add {model}": (8, "orchestrator"),
         "model remove cats": (8, "orchestrator"), "plan {model}": (7, "no agent is online"),
         "cost {model}": (7, "no agent is online"), "infer cats {text}": (8, "no orchestrator is online"),
+        "trace": (8, "no orchestrator is online"), "profile": (7, "no agent has ever been online"),
+        "profile --again": (8, "no orchestrator is online"), "profile cow": (2, "there is no device 'cow'"),
     }.items()
 }  # fmt: skip
 UNKNOWN_MODEL: Rows = {
@@ -84,6 +86,8 @@ UNREADABLE: Rows = {
                         "orchestrator run {model}", "demo --model {model}")
     },
     "infer cats {none}": (3, "cannot be read"),
+    **{f"{command} --credentials {{none}}": (3, "{none}") for command in ("trace", "profile", "doctor")},
+    "trace --out {none}/trace.json": (3, "cannot be written"),
     "lab up {none}": (3, "{none}"),
     "demo --lab {none}.toml --model {model}": (3, "{none}"),
     "demo --image {none} --model {model}": (3, "no such picture"),
