@@ -2,7 +2,8 @@
 
 Theory. One thread draws. It waits for the connection, for keys, for signals and for time to pass, all by one `select`:
 whoever else has news writes a byte into a pipe. So news that come together are drawn together, and nobody draws into
-what another one draws.
+what another one draws. A signal may come to another thread than the one that waits, which would sleep on: Python writes
+into the pipe whichever it is.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _Show = Callable[[Following, float], None]
 
 
 class _News:
-    """What the connection says, and a pipe that tells `select` of it; `wake` is for any thread and signal handler."""
+    """What the connection and signals say, and a pipe that tells `select` of it."""
 
     def __init__(self) -> None:
         self.events: queue.SimpleQueue[TransportEvent] = queue.SimpleQueue()
@@ -46,16 +47,19 @@ class _News:
         self.pipe, self._writer = os.pipe()
         for end in (self.pipe, self._writer):
             fcntl.fcntl(end, fcntl.F_SETFL, os.O_NONBLOCK)
+        self._wakened_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def put(self, event: TransportEvent) -> None:
+        """For any thread."""
         self.events.put(event)
-        self.wake()
+        self._wake()
 
     def suspend(self) -> None:
+        """For signal handlers."""
         self.suspended = True
-        self.wake()
+        self._wake()
 
-    def wake(self) -> None:
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full of reasons to wake up
             os.write(self._writer, b".")
 
@@ -64,6 +68,7 @@ class _News:
             os.read(self.pipe, 1 << 16)
 
     def close(self) -> None:
+        signal.set_wakeup_fd(self._wakened_before)
         os.close(self.pipe)
         os.close(self._writer)
 
@@ -104,8 +109,10 @@ def _draw(following: Following, news: _News, broker: str, base: str) -> None:
 def _follow(following: Following, news: _News, show: _Show, keys: int | None = None) -> None:
     """Show what comes, until we are suspended or one of `ENDING` is read from `keys`."""
     readable = [news.pipe] if keys is None else [news.pipe, keys]
-    while not news.suspended:
+    while True:
         news.clear()
+        if news.suspended:
+            return
         now = time.monotonic()
         while not news.events.empty():
             following.take(news.events.get(), now)
@@ -179,7 +186,7 @@ def _keys() -> Iterator[int | None]:
 def _signals(news: _News) -> Iterator[None]:
     """A new size of the terminal is news, and Ctrl-Z leaves the terminal as it was."""
     before = {
-        signal.SIGWINCH: signal.signal(signal.SIGWINCH, lambda number, frame: news.wake()),
+        signal.SIGWINCH: signal.signal(signal.SIGWINCH, lambda number, frame: None),
         signal.SIGTSTP: signal.signal(signal.SIGTSTP, lambda number, frame: news.suspend()),
     }
     try:
