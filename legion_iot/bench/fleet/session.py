@@ -135,12 +135,12 @@ class Session:
 
         Raises RequestError where one fails, AgentError where an agent ends.
         """
-        latencies = []
+        latencies, epoch = [], self._epoch()
         for _ in range(requests):
             start = time.perf_counter()
             self._client.publish(self._topics.infer(self.subject.name), self.subject.payload)
             latencies.append(self._answer() - start)
-            self._compare()
+            self._compare(epoch)
         return latencies
 
     def answers_per_second(self, window: int, requests: int) -> float:
@@ -148,7 +148,7 @@ class Session:
 
         The first `window` answers, while the group fills, and the last ones, while it empties, do not count.
         """
-        topic = self._topics.infer(self.subject.name)
+        topic, epoch = self._topics.infer(self.subject.name), self._epoch()
         for _ in range(window):
             self._client.publish(topic, self.subject.payload)
         times = []
@@ -157,7 +157,7 @@ class Session:
             if number < requests + window:
                 self._client.publish(topic, self.subject.payload)
         for _ in times:
-            self._compare()
+            self._compare(epoch)
         return requests / (times[window - 1 + requests] - times[window - 1])
 
     def _answer(self) -> float:
@@ -173,9 +173,19 @@ class Session:
             self._check()
         raise RequestError(f"{self.subject.name}: no answer within {REQUEST_TIMEOUT:g} s")
 
-    def _compare(self) -> None:
-        outputs = self._ended.get(timeout=5.0).outputs
-        exact, _, worst = compare([outputs], list(self.subject.outputs))
+    def _epoch(self) -> int:
+        """That of the plan in force; raises AgentError where there is none."""
+        force = self._model.state.epochs.force
+        if force is None:
+            raise AgentError(f"{self.subject.name}: no plan is in force; {self._model.state.detail}")
+        return force.number
+
+    def _compare(self, epoch: int) -> None:
+        """Raises RequestError where the request was not run by the plan that is measured."""
+        ended = self._ended.get(timeout=5.0)
+        if ended.result.epoch != epoch:
+            raise RequestError(f"{self.subject.name}: a device was late, so another plan was run; is the machine busy?")
+        exact, _, worst = compare([ended.outputs], list(self.subject.outputs))
         known = self.exactness
         known.requests, known.exact = known.requests + 1, known.exact + exact
         known.worst = max(known.worst, worst)
