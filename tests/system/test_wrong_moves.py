@@ -52,6 +52,7 @@ NO_BROKER: Rows = {
     for command in (
         "model list", "model add {model}", "model remove cats", "plan {model}", "cost {model}", "demo --model {model}",
         "orchestrator run {model} --state-dir {state}", "infer cats {text}", "trace", "profile", "profile --again",
+        "status", "status --json", "devices",
     )
 }  # fmt: skip
 NO_ORCHESTRATOR: Rows = {
@@ -83,7 +84,8 @@ UNREADABLE: Rows = {
     **{
         f"{command} --credentials {{none}}": (3, "{none}")
         for command in ("model list", "model add {model}", "model remove cats", "plan {model}", "cost {model}",
-                        "orchestrator run {model}", "demo --model {model}")
+                        "orchestrator run {model}", "demo --model {model}", "infer cats {model}", "status", "devices",
+                        "trace", "profile")
     },
     "infer cats {none}": (3, "cannot be read"),
     **{f"{command} --credentials {{none}}": (3, "{none}") for command in ("trace", "profile", "doctor")},
@@ -110,6 +112,8 @@ MISTYPED: Rows = {
     "broker run --kind mosquito": (2, "--kind is 'mosquito'"),
     "config show agnet": (2, "agent or orchestrator"),
     "bench faults --fault kill-agnet": (2, "did you mean 'kill-agent'?"),
+    "model list --broker kitchen": (2, "kitchen"),
+    "status --broker kitchen": (2, "kitchen"),
     "simulate --seeds 9..3": (2, "'9..3'"),
 }
 
