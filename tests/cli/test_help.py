@@ -14,7 +14,9 @@ from legion_iot import errors
 from legion_iot.cli.commands import COMMANDS
 from legion_iot.cli.group import EXIT_CODES, load
 from legion_iot.cli.reference import document
+from legion_iot_broker.launch import local_broker
 from tests.cli.command_tree import commands, example, parse
+from tests.cli.schemas import schema_file
 
 ALL = dict(commands())
 HEAVY = ("numpy", "rich", "PIL", "paho", "msgpack", "matplotlib", "ai_edge_litert", "tflite_runtime", "cryptography",
@@ -56,6 +58,29 @@ for name in COMMANDS:
 """)
     assert {f"legion_iot.cli.{each.module}" for each in COMMANDS.values()} <= modules
     assert heavy(modules) == set()
+
+
+def test_status_runs_without_anything_heavy_but_what_connects() -> None:
+    with local_broker("embedded") as broker:
+        modules = loaded_by(f"""
+import sys
+from legion_iot.cli.__main__ import main
+sys.argv = ["legion", "status", "--json", "--broker", "{broker.address}"]
+try:
+    main()
+except SystemExit:
+    pass
+""")
+    assert "legion_iot.orchestrator.group_view" in modules
+    assert heavy(modules) == {"paho", "msgpack"}
+
+
+WITH_JSON = [words for words, command in ALL.items() if any("--json" in each.opts for each in command.params)]
+
+
+@pytest.mark.parametrize("words", WITH_JSON)
+def test_what_can_be_printed_for_programs_has_a_schema(words: str) -> None:
+    assert schema_file(words).is_file()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
