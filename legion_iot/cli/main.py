@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any, NoReturn
@@ -57,6 +58,7 @@ def main() -> NoReturn:
     try:
         code = app(prog_name="legion", standalone_mode=False)
         sys.stdout.flush()
+        gc.freeze()  # what is left goes with the process: nobody need look for garbage in it
     except LegionError as error:
         _say(str(error))
         sys.exit(error.exit_code)
