@@ -174,12 +174,6 @@ def device_views(observed: Observed) -> tuple[DeviceView, ...]:
     return tuple(_device(observed, name, told.get(name), names) for name in _names(observed, told))
 
 
-def unmeasured_links(observed: Observed) -> list[str]:
-    """Agents of whose links the orchestrator has not told."""
-    told = _told(observed.metrics)
-    return [name for name in _names(observed, told) if name not in told or told[name].link is None]
-
-
 def _told(metrics: GroupMetrics | None) -> dict[str, AgentMetrics]:
     """What the orchestrator tells of agents; of what cannot be an agent's name, nothing."""
     return {} if metrics is None else {each.agent: each for each in metrics.agents if is_agent_name(each.agent)}
