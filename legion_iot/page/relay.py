@@ -40,6 +40,8 @@ async def relay(browser: ServerConnection, broker: BrokerAddress, tls: ssl.SSLCo
             return
         try:
             await _both_ways(browser, first, reader, writer)
+            # Unless the browser did; in order or not, and noticed by reading or by writing.
+            await browser.close(TRY_AGAIN_LATER, "the broker ended the link")
         finally:
             writer.close()
 
@@ -86,4 +88,3 @@ async def _down(reader: asyncio.StreamReader, browser: ServerConnection) -> None
     with contextlib.suppress(OSError, ConnectionClosed):
         while data := await reader.read(PIECE):
             await browser.send(data)
-        await browser.close(TRY_AGAIN_LATER, "the broker ended the link")

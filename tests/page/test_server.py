@@ -153,6 +153,18 @@ def test_the_link_ends_with_the_brokers(broker: EmbeddedBroker, url: str) -> Non
         assert closed(socket_) == relay.TRY_AGAIN_LATER
 
 
+def test_a_broker_that_dies_is_told_as_one_that_ends() -> None:
+    """It resets the link, so that reading and writing fail."""
+    with socket.create_server(("127.0.0.1", 0)) as dying:
+        address = BrokerAddress("127.0.0.1", dying.getsockname()[1])
+        with live_page(address) as url, open_websocket(url) as socket_:
+            socket_.send(CONNECT)
+            accepted, _ = dying.accept()
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            accepted.close()
+            assert closed(socket_) == relay.TRY_AGAIN_LATER
+
+
 def test_who_says_nothing_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "FIRST_SECONDS", 0.05)
     with open_websocket(url) as socket_:
