@@ -69,10 +69,11 @@ def _show(traced: RequestTrace) -> None:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for title in COLUMNS:
             text = title in ("agent", "step")
-            table.add_column(title.upper(), justify="left" if text else "right", no_wrap=not text, overflow="fold")
+            table.add_column(title.upper(), justify="left" if text else "right", no_wrap=True, overflow="ellipsis")
         for row in rows(traced):
             table.add_row(*row)
         out.print()
         out.print(table)
+        out.print("(times in ms, the first from the request's arrival on; sizes in kB)", style="dim", soft_wrap=True)
     for line in ["", *gantt(traced, min(out.width, 120)), "", *text_behind(traced)]:
         out.print(line, markup=False, soft_wrap=True, no_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from legion_iot.wire.topics import ORCHESTRATOR
@@ -10,6 +11,7 @@ from legion_iot.wire.trace import RequestTrace, TraceTask, TraceTile
 COLUMNS = ("at", "agent", "step", "wait", "receive", "queue", "compute", "send", "in", "out")
 _MARKS = (("compute", "█"), ("send", "▓"), ("receive", "░"))  # what is more important first
 _IDLE = "·"
+_UNITS = re.compile(r" \(units? [^)]*\)")  # of a block, for which a row has no room
 _MOST_NAME = 16  # columns of a participant's name in the chart
 _MOST_NAMED = 5  # of those that something is missing of
 
@@ -54,7 +56,8 @@ def rows(traced: RequestTrace) -> Iterator[tuple[str, ...]]:
         done[tile.agent] = start + tile.computing_ms + tile.sending_ms
         times = (wait, tile.receiving_ms, tile.queued_ms, tile.computing_ms, tile.sending_ms)
         sizes = (f"{size / 1e3:.1f}" for size in (tile.bytes_received, tile.bytes_sent))
-        yield f"{start:.1f}", tile.agent, traced.label_of[tile.step], *(f"{ms:.1f}" for ms in times), *sizes
+        step = _UNITS.sub("", traced.label_of[tile.step])
+        yield f"{start:.1f}", tile.agent, step, *(f"{ms:.1f}" for ms in times), *sizes
 
 
 def gantt(traced: RequestTrace, width: int) -> Iterator[str]:
