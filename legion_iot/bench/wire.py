@@ -85,8 +85,9 @@ def lines(report: BenchReport) -> Iterator[str]:
             )
     for row in report.rows:
         if "share" in row:
-            found = ", ".join(f"{mbit} {'yes' if row[f'{mbit} Mbit/s'] else 'no'}" for mbit in MBIT)
-            yield f"zeros pays with {row['share']:g} of a core up to {row['most_mbit']:.0f} Mbit/s ({found})"
+            found = ", ".join("yes" if row[f"{mbit} Mbit/s"] else "no" for mbit in MBIT)
+            yield f"zeros pays with {row['share']:g} of a core up to {row['most_mbit']:.0f} Mbit/s"
+            yield f"  (of {', '.join(map(str, MBIT))} Mbit/s: {found})"
 
 
 def _maps(name: str, progress: Progress) -> list[Array]:

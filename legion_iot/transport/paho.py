@@ -207,6 +207,8 @@ class PahoConnection:
         message = Outgoing(topic, held, qos, retain, correlation, response_topic, expires_at, on_acknowledged)
         with self._changed:
             if self._ended is not None:
+                if isinstance(self._refusal, _FINAL):  # its kind is the exit code
+                    raise self._refusal
                 raise BrokerError(f"cannot publish on {topic}: {self._ended}")
             size = len(message.payload) + len(topic) + len(correlation) + len(response_topic) + PACKET_OVERHEAD
             largest = self.broker_limits.packet
