@@ -68,13 +68,15 @@ def _show(found: tuple[DeviceProfile, ...]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("AGENT", "STATE"):
         table.add_column(title, overflow="fold")
-    for title in ("RTT ms", "UP Mbit/s", "DOWN Mbit/s", "SAMPLES", "MEASURED", *(f"{model} ms" for model in models)):
-        table.add_column(title, justify="right", overflow="fold")
+    for title in ("RTT ms", "LINK Mbit/s", "SAMPLES", "MEASURED"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for model in models:
+        table.add_column(f"{model} ms", justify="right", overflow="fold")
     for each in found:
         link = each.link
-        on_link = ["–"] * 3
+        on_link = ["–"] * 2
         if link is not None:
-            on_link = [f"{link.latency * 1e3:.1f}", *(f"{rate * 8e-6:.0f}" for rate in (link.up, link.down))]
+            on_link = [f"{link.latency * 1e3:.1f}", f"{link.up * 8e-6:.0f}/{link.down * 8e-6:.0f}"]
         alone = {of.model: f"{of.ms:.1f}" for of in each.alone}
         samples = f"{each.samples} of {each.of_class}"
         row = (each.agent, each.state, *on_link, samples, _when(each.measured), *(alone.get(m, "–") for m in models))

@@ -53,6 +53,8 @@ def test_what_is_saved_is_loaded(tmp_path_factory: pytest.TempPathFactory, trace
         (gzip.compress(json.dumps({"schema": 1, "origin": {}, "networks": {"n": {"F": {
             "whole": [1], "tail": [], "blocks": {"0-0": [[0, 4, 0]]}}}}}).encode()), "is no trace"),
     ],
+    # Named, since what is packed has the time in it, and workers must agree on names.
+    ids=["not packed", "a list", "no networks", "a newer schema", "times cut short"],
 )  # fmt: skip
 def test_another_file_is_refused(tmp_path: Path, content: bytes, cause: str) -> None:
     path = tmp_path / "trace.json.gz"
