@@ -134,11 +134,9 @@ def lines(report: BenchReport) -> Iterator[str]:
             )
     for row in report.rows:
         if "what" in row:
-            parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in row["parts_s_per_gb"].items())
-            yield (
-                f"{row['what']}: {row['cpu_s_per_gb']:.2f} CPU s/GB, {row['of_copy']:.1f} × a memory copy; "
-                f"largest: {row['largest']}"
-            )
+            by_size = sorted(row["parts_s_per_gb"].items(), key=lambda part: -part[1])
+            parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in by_size)
+            yield f"{row['what']}: {row['cpu_s_per_gb']:.2f} CPU s/GB, {row['of_copy']:.1f} × a memory copy"
             yield f"  ({parts})"
     for row in report.rows:
         if "mbit" in row:

@@ -230,10 +230,8 @@ def lines(row: dict[str, Any]) -> Iterator[str]:
     packed = row[f"packed {MAPS[PACKED]}"]
     yield f"{row['mbit']} Mbit/s: {maps} MB/s on the TCP relay"
     yield f"  by the {row['shaped_by']}; {MAPS[PACKED]} of a ReLU without its zeros {packed:.2f} MB/s"
-    yield (
-        f"  1 KB {row['halo_ms']:.2f} ms one way, {row['halo_relay_ms']:.2f} on the relay; "
-        f"there and back behind 13 MB {row['halo_beside_map_ms']:.0f} ms"
-    )
+    yield f"  1 KB {row['halo_ms']:.2f} ms one way, {row['halo_relay_ms']:.2f} on the relay"
+    yield f"  1 KB there and back behind 13 MB {row['halo_beside_map_ms']:.0f} ms"
     for name, title in (("ours", "13 MB of ours"), ("relay", "13 MB on the relay")):
         median, most = row[f"heartbeat_{name}_median_ms"], row[f"heartbeat_{name}_95_ms"]
         yield f"  heartbeat beside {title}: median {median:.1f} ms, 95 % within {most:.1f} ms"
