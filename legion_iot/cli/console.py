@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from legion_iot.errors import InputError, UsageError
+from legion_iot.files import replace_file
+from legion_iot.interruption import uninterrupted
 from legion_iot.wire.dtypes import WIRES
 
 if TYPE_CHECKING:
@@ -108,6 +110,15 @@ def check_place(path: Path | None, flag: str) -> None:
     """Raises InputError where no file can be put; in the place of a device, none must be."""
     if path is not None and ((path.exists() and not path.is_file()) or not os.access(path.absolute().parent, os.W_OK)):
         raise InputError(f"{path}: cannot be written; choose another place ({flag})")
+
+
+def write_file(path: Path, content: bytes, flag: str) -> None:
+    """Write a file, whole or not at all; raises InputError where it cannot be."""
+    try:
+        with uninterrupted():
+            replace_file(path, content, 0o644, lasting=False)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place ({flag})") from None
 
 
 def find_model(model: str, progress: Callable[[str, float | None], None]) -> tuple[Path, str]:

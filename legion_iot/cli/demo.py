@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from legion_iot.cli.console import check_place, check_wire, err, find_model, finite, progress_line
+from legion_iot.cli.console import check_place, check_wire, err, find_model, finite, progress_line, write_file
 from legion_iot.cli.lab import lab_json
 from legion_iot.errors import InputError, UsageError
-from legion_iot.files import replace_file
-from legion_iot.interruption import uninterrupted
 
 if TYPE_CHECKING:
     from legion_iot.lab.identities import Identities
@@ -97,7 +95,7 @@ def demo(
         report = run_demo(options, lambda text: progress(text, None))
     saved = _save(report, save)
     if trace is not None:
-        _write(trace, json.dumps(report.trace, separators=(",", ":"), allow_nan=False).encode(), "--trace")
+        write_file(trace, json.dumps(report.trace, separators=(",", ":"), allow_nan=False).encode(), "--trace")
     if as_json:
         typer.echo(json.dumps({**_as_json(report, saved), **_trace_json(report, trace)}))
     else:
@@ -140,17 +138,8 @@ def _save(report: DemoReport, path: Path | None) -> Path | None:
     if report.picture is None:
         return None
     path = path or Path(f"{report.model}.png")
-    _write(path, report.picture, "--save")
+    write_file(path, report.picture, "--save")
     return path
-
-
-def _write(path: Path, content: bytes, flag: str) -> None:
-    """Write a file, whole or not at all; raises InputError where it cannot be."""
-    try:
-        with uninterrupted():
-            replace_file(path, content, 0o644, lasting=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place ({flag})") from None
 
 
 def _as_json(report: DemoReport, saved: Path | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from legion_iot.cli.console import out, progress_line
-from legion_iot.cli.group_options import BASE_TOPIC, BROKER
+from legion_iot.cli.group_options import BASE_TOPIC, BROKER, member_of
 
 if TYPE_CHECKING:
     from legion_iot.doctor.broker import Visit
@@ -53,12 +53,10 @@ def doctor(
 def _visit(broker: str, base_topic: str, credentials: Path | None) -> Visit:
     """Raises UsageError or InputError."""
     from legion_iot.doctor.broker import Visit  # noqa: PLC0415 — loads paho
-    from legion_iot.transport.credentials import DEFAULT_BASE_TOPIC, broker_address, read_bundle  # noqa: PLC0415
     from legion_iot.wire.topics import Topics  # noqa: PLC0415
 
-    bundle = None if credentials is None else read_bundle(credentials)
-    topics = Topics(base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC))
-    return Visit(broker_address(bundle, broker), topics, bundle, bool(broker or bundle))
+    address, topic, bundle = member_of(broker, base_topic, credentials)
+    return Visit(address, Topics(topic), bundle, bool(broker or bundle))
 
 
 def _examine(visit: Visit, progress: Any) -> Iterator[Finding]:

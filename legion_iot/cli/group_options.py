@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from legion_iot.orchestrator.operator import Operator
     from legion_iot.planning.device_file import KnownGroup
     from legion_iot.transport.connection import BrokerAddress
+    from legion_iot.transport.credentials import Bundle
 
 
 # The options of commands that plan.
@@ -37,16 +38,9 @@ OPERATOR_CREDENTIALS: Any = typer.Option(
 def operator_of(broker: str, base_topic: str, credentials: Path | None) -> Iterator[Operator]:
     """Who asks the orchestrator, connected; raises UsageError, InputError or BrokerError."""
     from legion_iot.orchestrator.operator import Operator  # noqa: PLC0415 — loads paho
-    from legion_iot.transport.credentials import (  # noqa: PLC0415
-        DEFAULT_BASE_TOPIC,
-        broker_address,
-        check_role,
-        read_bundle,
-    )
 
-    bundle = None if credentials is None else check_role(read_bundle(credentials), "operator")
-    topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
-    with Operator(broker_address(bundle, broker), topic) as operator:
+    address, topic, _ = member_of(broker, base_topic, credentials, "operator")
+    with Operator(address, topic) as operator:
         yield operator
 
 
@@ -72,11 +66,29 @@ def read_device_file(path: Path) -> KnownGroup:
 
 def where(broker: str, base_topic: str, credentials: Path | None) -> tuple[BrokerAddress, str]:
     """The broker and the base topic that are meant; raises InputError or UsageError."""
-    from legion_iot.transport.credentials import DEFAULT_BASE_TOPIC, broker_address, read_bundle  # noqa: PLC0415
+    address, topic, _ = member_of(broker, base_topic, credentials)
+    return address, topic
+
+
+def member_of(
+    broker: str, base_topic: str, credentials: Path | None, *roles: str
+) -> tuple[BrokerAddress, str, Bundle | None]:
+    """The broker and the base topic that are meant, and the bundle, if any, of a member with one of `roles`, if any.
+
+    Raises InputError or UsageError.
+    """
+    from legion_iot.transport.credentials import (  # noqa: PLC0415 — loads paho
+        DEFAULT_BASE_TOPIC,
+        broker_address,
+        check_role,
+        read_bundle,
+    )
 
     bundle = None if credentials is None else read_bundle(credentials)
+    if bundle is not None and roles:
+        check_role(bundle, *roles)
     topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
-    return broker_address(bundle, broker), topic
+    return broker_address(bundle, broker), topic, bundle
 
 
 def _live_group(broker: str, base_topic: str, credentials: Path | None) -> KnownGroup:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from legion_iot.cli.console import check_place, err, progress_line
-from legion_iot.cli.group_options import BASE_TOPIC, BROKER
+from legion_iot.cli.console import check_place, err, progress_line, write_file
+from legion_iot.cli.group_options import BASE_TOPIC, BROKER, member_of
 from legion_iot.errors import InputError, RequestError, UsageError
-from legion_iot.files import replace_file
-from legion_iot.interruption import uninterrupted
 
 if TYPE_CHECKING:
     from legion_iot.orchestrator.client import Answers
@@ -47,18 +45,11 @@ def infer(
     payload = _read(source)
     with progress_line(quiet=as_json or count == 1) as progress:
         from legion_iot.orchestrator.client import Client  # noqa: PLC0415 — loads paho
-        from legion_iot.transport.credentials import (  # noqa: PLC0415
-            DEFAULT_BASE_TOPIC,
-            broker_address,
-            check_role,
-            read_bundle,
-        )
         from legion_iot.wire.topics import check_model_name  # noqa: PLC0415
 
         check_model_name(model)
-        bundle = None if credentials is None else check_role(read_bundle(credentials), "client", "operator")
-        topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
-        with Client(broker_address(bundle, broker), topic, bundle.name if bundle else "") as client:
+        address, topic, bundle = member_of(broker, base_topic, credentials, "client", "operator")
+        with Client(address, topic, bundle.name if bundle else "") as client:
             answers = client.infer(model, payload, progress, count, window, timeout)
     saved = None if save is None else _save(answers, payload, save)
     if as_json:
@@ -114,11 +105,7 @@ def _save(answers: Answers, payload: bytes, path: Path) -> Path | None:
     if content is None:
         err.print(f"{path}: not written, since {reason}", markup=False, soft_wrap=True)
         return None
-    try:
-        with uninterrupted():
-            replace_file(path, content, 0o644, lasting=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place (--save)") from None
+    write_file(path, content, "--save")
     return path
 
 

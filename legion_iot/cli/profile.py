@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from legion_iot.cli.console import out, progress_line
-from legion_iot.cli.group_options import BASE_TOPIC, BROKER, operator_of
+from legion_iot.cli.group_options import BASE_TOPIC, BROKER, member_of, operator_of
 
 if TYPE_CHECKING:
     from legion_iot.orchestrator.profile_view import DeviceProfile
@@ -40,21 +40,14 @@ def profile(
     Example: legion profile pi-1 --again --broker mqtt://192.168.1.10
     """
     from legion_iot.orchestrator.profile_view import read_profiles  # noqa: PLC0415 — loads numpy
-    from legion_iot.transport.credentials import (  # noqa: PLC0415
-        DEFAULT_BASE_TOPIC,
-        broker_address,
-        check_role,
-        read_bundle,
-    )
 
-    bundle = None if credentials is None else check_role(read_bundle(credentials), "observer", "operator")
+    address, topic, _ = member_of(broker, base_topic, credentials, "observer", "operator")
     with progress_line(quiet=as_json) as progress:
         if again:
             with operator_of(broker, base_topic, credentials) as operator:
                 operator.replan("", devices or (), progress)
         progress("reading what was measured", None)
-        topic = base_topic or (bundle.base_topic if bundle else DEFAULT_BASE_TOPIC)
-        found = read_profiles(broker_address(bundle, broker), topic, devices or ())
+        found = read_profiles(address, topic, devices or ())
     if as_json:
         typer.echo(json.dumps({"schema": 1, "devices": [asdict(each) for each in found]}, allow_nan=False))
         return

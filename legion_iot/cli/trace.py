@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from legion_iot.cli.console import check_place, err, out, progress_line
+from legion_iot.cli.console import check_place, err, out, progress_line, write_file
 from legion_iot.cli.group_options import BASE_TOPIC, BROKER, OPERATOR_CREDENTIALS, operator_of
-from legion_iot.errors import InputError
 
 if TYPE_CHECKING:
     from legion_iot.wire.trace import RequestTrace
@@ -52,10 +51,7 @@ def _write(traced: RequestTrace, where: str, path: Path) -> None:
     from legion_iot.tracing.chrome import chrome_trace  # noqa: PLC0415
 
     content = chrome_trace([traced], 0, f"request {traced.request} of {traced.model}, below {where}")
-    try:
-        path.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place (--out)") from None
+    write_file(path, f"{json.dumps(content, allow_nan=False)}\n".encode(), "--out")
 
 
 def _show(traced: RequestTrace) -> None:

@@ -45,11 +45,7 @@ def read(address: BrokerAddress, topics: Topics) -> Observed:
     """What the group retains; raises BrokerError."""
     filters = [topics.agent("+", "state"), topics.agent("+", "info"), topics.orchestrator_state(),
                topics.orchestrator_metrics(), topics.model("+")]  # fmt: skip
-    observed = Observed(topics)
-    for message in read_retained(address, f"legion-doctor-{secrets.token_hex(4)}", filters):
-        with contextlib.suppress(ProtocolError):
-            observed.take(message)
-    return observed
+    return Observed.of(topics, read_retained(address, f"legion-doctor-{secrets.token_hex(4)}", filters))
 
 
 def orchestrators(address: BrokerAddress, topics: Topics) -> set[str]:

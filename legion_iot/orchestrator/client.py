@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from legion_iot.errors import ProtocolError, RequestError
 from legion_iot.orchestrator.asking import ABSENT, Asking, Connect, Progress
+from legion_iot.orchestrator.latencies import at_95_percent
 from legion_iot.transport.connection import BrokerAddress, Connected, Message, TransportEvent
 from legion_iot.transport.paho import PahoConnection
 from legion_iot.wire import codec
@@ -61,8 +62,7 @@ class Answers:
         times = sorted(1e3 * each for each in self.seconds)
         if not times:
             return {}
-        at_95 = times[round(0.95 * (len(times) - 1))]
-        return {"median": statistics.median(times), "p95": at_95, "min": times[0], "max": times[-1]}
+        return {"median": statistics.median(times), "p95": at_95_percent(times), "min": times[0], "max": times[-1]}
 
     @property
     def per_second(self) -> float:

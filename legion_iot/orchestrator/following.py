@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from legion_iot.errors import ProtocolError
@@ -49,26 +48,16 @@ def look(address: BrokerAddress, topics: Topics) -> Observed:
 
     Without an orchestrator that tells of links, those that agents have measured themselves.
     """
-    observed = Observed(topics)
-    _read(address, observed, followed(topics))
+    observed = Observed.of(topics, read_retained(address, client_id(), followed(topics)))
     if observed.metrics is None and observed.states:
-        _read(address, observed, [topics.agent("+", "profile")])
+        for message in read_retained(address, client_id(), [topics.agent("+", "profile")]):
+            observed.heed(message)
     return observed
 
 
 def client_id() -> str:
     """One that nobody else has."""
     return f"legion-reader-{secrets.token_hex(4)}"
-
-
-def _read(address: BrokerAddress, observed: Observed, filters: Sequence[str]) -> None:
-    for message in read_retained(address, client_id(), filters):
-        _take(observed, message)
-
-
-def _take(observed: Observed, message: Message) -> None:
-    with contextlib.suppress(ProtocolError):  # of another version, or nobody's; the orchestrator says so
-        observed.take(message)
 
 
 @dataclass(slots=True)
@@ -108,7 +97,7 @@ class Following:
         for topic, (message, due) in tuple(self.wills.items()):
             if now >= due:
                 del self.wills[topic]
-                _take(self.observed, message)
+                self.observed.heed(message)
         if self.settled_at is not None and (now >= self.settled_at or not self.observed.doubted):
             self.settled_at = None
             self.observed.forget_doubted()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from legion_iot.errors import AgentError, ProtocolError
+from legion_iot.errors import AgentError
+from legion_iot.orchestrator.following import client_id
 from legion_iot.orchestrator.observed import Observed
 from legion_iot.planning.links import ASSUMED, Link, bounded
 from legion_iot.planning.problem import Device, Group
@@ -37,10 +36,7 @@ def read_group(address: BrokerAddress, base_topic: str = "legion", state_directo
     """
     topics = Topics(base_topic)
     said = [topics.agent("+", kind) for kind in ("profile", "info", "state")]
-    observed = Observed(topics)
-    for message in read_retained(address, f"legion-reader-{secrets.token_hex(4)}", said):
-        with contextlib.suppress(ProtocolError):  # of another version, or nobody's; the orchestrator says so
-            observed.take(message)
+    observed = Observed.of(topics, read_retained(address, client_id(), said))
     path = None if state_directory is None else state_directory / MEASUREMENTS
     known = ProfileFile(path, address.endpoint)
     return live_group(observed, known.samples, known.link)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from legion_iot.orchestrator.latencies import at_95_percent
 from legion_iot.orchestrator.serving import ServedModel
 from legion_iot.runtime.orchestrator_state import MOST_AGENTS, State
 from legion_iot.wire.group import AgentMetrics, Failures, GroupMetrics, ModelMetrics, PlanInfo, Work
@@ -87,12 +88,19 @@ class GroupCounts:
         metrics, heard = self._metrics.get(name, (None, 0.0))
         if metrics is None or metrics.session != state.session or not state.is_present:
             return said
-        return AgentMetrics(
-            name, state.state, state.detail, problem, said.board, metrics.load, metrics.temperature, metrics.throttled,
-            metrics.memory_resident, metrics.memory_limit, metrics.tiles,
-            round(1e3 * metrics.computing / metrics.tiles, 3) if metrics.tiles else None,
-            metrics.bytes_sent, metrics.bytes_received, link, round(now - heard, 1),
-        )  # fmt: skip
+        return replace(
+            said,
+            load=metrics.load,
+            temperature=metrics.temperature,
+            throttled=metrics.throttled,
+            memory_resident=metrics.memory_resident,
+            memory_limit=metrics.memory_limit,
+            tiles=metrics.tiles,
+            tile_ms=round(1e3 * metrics.computing / metrics.tiles, 3) if metrics.tiles else None,
+            bytes_sent=metrics.bytes_sent,
+            bytes_received=metrics.bytes_received,
+            silent=round(now - heard, 1),
+        )
 
     def _model(self, model: ServedModel, now: float) -> ModelMetrics:
         counts, state = self._counts.get(model.reference.name, _Counts()), model.state
@@ -105,7 +113,7 @@ class GroupCounts:
             state.objective, state.wire, _work(state), plan.predicted_ms, plan.bound_ms, plan.alone_ms,
             plan.alone_agent,
             round(statistics.median(latencies), 3) if latencies else None,
-            latencies[min(len(latencies) - 1, round(0.95 * (len(latencies) - 1)))] if latencies else None,
+            at_95_percent(latencies) if latencies else None,
             counts.answered, tuple(Failures(*failed) for failed in sorted(counts.failed.items())),
             len(state.requests.waiting), len(state.requests.under_way),
             round(len(counts.answered_at) / max(1.0, min(RATE_SECONDS, now - self._begun)), 3), counts.last_error,

@@ -5,6 +5,8 @@ Imports nothing that loads numpy: `legion status` is read by scripts, and starts
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +48,19 @@ class Observed:
             held[name] = codec.from_json(kind, message.payload)
             self.said.add(message.topic)
         self.doubted.discard(message.topic)
+
+    @classmethod
+    def of(cls, topics: Topics, messages: Iterable[Message]) -> Observed:
+        """What these say, as far as it makes sense."""
+        observed = cls(topics)
+        for message in messages:
+            observed.heed(message)
+        return observed
+
+    def heed(self, message: Message) -> None:
+        """Take a message in, unless it is of another version, or nobody's; the orchestrator says so."""
+        with contextlib.suppress(ProtocolError):
+            self.take(message)
 
     def says_goodbye(self, message: Message) -> bool:
         """Whether it says that somebody is offline who was not; raises ProtocolError where it says nothing."""

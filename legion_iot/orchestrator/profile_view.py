@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from legion_iot.errors import AgentError, ProtocolError, UsageError
+from legion_iot.errors import AgentError, UsageError
+from legion_iot.orchestrator.following import client_id
 from legion_iot.orchestrator.observed import Observed
 from legion_iot.planning.links import Link
 from legion_iot.planning.samples import Samples
@@ -52,7 +51,7 @@ def read_profiles(address: BrokerAddress, base_topic: str, wanted: Sequence[str]
     topics = Topics(base_topic)
     said = [topics.agent("+", kind) for kind in ("profile", "info", "state")]
     filters = [*said, topics.plan("+"), topics.orchestrator_state(), topics.orchestrator_metrics()]
-    messages = read_retained(address, f"legion-reader-{secrets.token_hex(4)}", filters)
+    messages = read_retained(address, client_id(), filters)
     found = profiles(topics, messages)
     known = [profile.agent for profile in found]
     if strangers := [name for name in wanted if name not in known]:
@@ -64,10 +63,7 @@ def read_profiles(address: BrokerAddress, base_topic: str, wanted: Sequence[str]
 
 def profiles(topics: Topics, messages: Sequence[Message]) -> tuple[DeviceProfile, ...]:
     """Those of all devices that have said what they are, by name; what makes no sense is left out."""
-    observed = Observed(topics)
-    for message in messages:
-        with contextlib.suppress(ProtocolError):
-            observed.take(message)
+    observed = Observed.of(topics, messages)
     seen = () if observed.metrics is None else observed.metrics.agents
     problems = {agent.agent: agent.problem for agent in seen}
     links = {agent.agent: agent.link for agent in seen}

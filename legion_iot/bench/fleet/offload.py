@@ -19,6 +19,7 @@ from typing import IO
 
 import numpy as np
 
+from legion_iot.bench.fleet import closed_loop
 from legion_iot.bench.fleet.session import REQUEST_TIMEOUT
 from legion_iot.bench.fleet.subject import Subject
 from legion_iot.errors import AgentError, RequestError
@@ -54,23 +55,11 @@ class Offload:
 
     def ask(self, requests: int) -> list[float]:
         """Seconds from publish to answer of so many frames, one after the other; raises RequestError."""
-        latencies = []
-        for _ in range(requests):
-            start = time.perf_counter()
-            self._send()
-            latencies.append(self._answer() - start)
-        return latencies
+        return closed_loop.latencies(self._send, self._answer, requests)
 
     def answers_per_second(self, window: int, requests: int) -> float:
-        """As `Session.answers_per_second`."""
-        for _ in range(window):
-            self._send()
-        times = []
-        for number in range(requests + 2 * window):
-            times.append(self._answer())
-            if number < requests + window:
-                self._send()
-        return requests / (times[window - 1 + requests] - times[window - 1])
+        """As `closed_loop.answers_per_second`."""
+        return closed_loop.answers_per_second(self._send, self._answer, window, requests)
 
     def _send(self) -> None:
         self._sent += 1

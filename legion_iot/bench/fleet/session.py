@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from legion_iot.bench.fleet import closed_loop
 from legion_iot.bench.fleet.subject import Subject
 from legion_iot.errors import AgentError, LegionError, RequestError
 from legion_iot.lab.report import compare
@@ -135,30 +136,25 @@ class Session:
 
         Raises RequestError where one fails, AgentError where an agent ends.
         """
-        latencies, epoch = [], self._epoch()
-        for _ in range(requests):
-            start = time.perf_counter()
-            self._client.publish(self._topics.infer(self.subject.name), self.subject.payload)
-            latencies.append(self._answer() - start)
+        epoch = self._epoch()
+
+        def answer() -> float:
+            stop = self._answer()
             self._compare(epoch)
-        return latencies
+            return stop
+
+        return closed_loop.latencies(self._send, answer, requests)
 
     def answers_per_second(self, window: int, requests: int) -> float:
-        """While `window` requests are in flight all the time, over so many answers; raises as `ask` does.
-
-        The first `window` answers, while the group fills, and the last ones, while it empties, do not count.
-        """
-        topic, epoch = self._topics.infer(self.subject.name), self._epoch()
-        for _ in range(window):
-            self._client.publish(topic, self.subject.payload)
-        times = []
-        for number in range(requests + 2 * window):
-            times.append(self._answer())
-            if number < requests + window:
-                self._client.publish(topic, self.subject.payload)
-        for _ in times:
+        """As `closed_loop.answers_per_second`; raises as `ask` does."""
+        epoch = self._epoch()
+        found = closed_loop.answers_per_second(self._send, self._answer, window, requests)
+        for _ in range(requests + 2 * window):
             self._compare(epoch)
-        return requests / (times[window - 1 + requests] - times[window - 1])
+        return found
+
+    def _send(self) -> None:
+        self._client.publish(self._topics.infer(self.subject.name), self.subject.payload)
 
     def _answer(self) -> float:
         """When the next answer has come, on the clock of `time.perf_counter`."""
