@@ -56,7 +56,7 @@ async def _connect(
             reader, writer = await asyncio.wait_for(opening, FIRST_SECONDS)
         except asyncio.TimeoutError as error:  # which Python 3.10 has beside the builtin one
             raise TimeoutError from error
-    tune(writer.get_extra_info("socket"), KEEP_ALIVE)
+        tune(writer.get_extra_info("socket"), KEEP_ALIVE)  # which fails where the broker has cut the link already
     return reader, writer
 
 

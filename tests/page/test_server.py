@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import struct
@@ -163,6 +164,18 @@ def test_a_broker_that_dies_is_told_as_one_that_ends() -> None:
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             accepted.close()
             assert closed(socket_) == relay.TRY_AGAIN_LATER
+
+
+def test_a_broker_that_dies_before_its_link_is_set_up_is_told_too(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(sock: object, keep_alive: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")  # as asyncio says of a link that was cut
+
+    monkeypatch.setattr(relay, "tune", gone)
+    with live_page(broker.address) as url, open_websocket(url) as socket_:
+        socket_.send(CONNECT)
+        assert closed(socket_) == relay.TRY_AGAIN_LATER
 
 
 def test_who_says_nothing_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
