@@ -38,13 +38,15 @@ class Arrivals:
 
     def note(self, step: StepRun, now: float, peer: str = "", size: int = 0) -> None:
         """An input of the step is here; `peer` and `size` where it came as so many bytes from another participant."""
-        arrival = self._steps.setdefault(step, Arrival(now, now))
+        arrival = self._steps.get(step)
+        if arrival is None:
+            arrival = self._steps[step] = Arrival(now, now)
+            if len(self._steps) > MAX_STEPS:
+                self._steps.popitem(last=False)
         arrival.first, arrival.last = min(arrival.first, now), max(arrival.last, now)
         arrival.bytes_received += size
         if peer:
             arrival.peers[peer] = (arrival.peers.get(peer, (now, now))[0], now)
-        if len(self._steps) > MAX_STEPS:
-            self._steps.popitem(last=False)
 
     def take(self, step: StepRun) -> Arrival | None:
         """The step's arrival, which is forgotten; None where it is not known."""

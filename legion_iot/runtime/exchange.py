@@ -6,7 +6,7 @@ the network's outputs. Everything that arrives is checked against what the plan 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,14 +17,26 @@ from legion_iot.model.geometry import Region
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.runtime.attempts import Attempt
 from legion_iot.wire.dtypes import EXACT
-from legion_iot.wire.messages import Fragment, PeerRegion
-from legion_iot.wire.tensors import Array, Assembly, has_nan, read_fragment, region_of
+from legion_iot.wire.messages import Fragment, PeerRegion, RegionBounds
+from legion_iot.wire.tensors import (
+    Array,
+    Assembly,
+    Layout,
+    Place,
+    bounds,
+    has_nan,
+    layout_of,
+    place_of,
+    read_fragment,
+    region_of,
+)
 
 # Requests with unfinished steps, for each replica; beyond it the one is dropped that was silent for longest.
 MAX_REQUESTS = 16
 FEW_REQUESTS = 4  # for each replica, as many as may be under way: the bytes of more are limited
 MOST_BYTES = 64 << 20  # of inputs that are not complete, of more requests than these few
 REMEMBERED = 256  # ended attempts whose late fragments are still recognised
+MOST_KINDS = 4096  # of fragments and of places that are remembered; a step has some dozens
 
 
 class UnplannedFragmentError(ProtocolError):
@@ -64,6 +76,9 @@ def wire_between(dtype: str, peer: str, wire: str) -> str:
     return "" if wire == EXACT or dtype != EXACT or peer == ORCHESTRATOR else wire
 
 
+_Kind = tuple[str, int, int, RegionBounds, int, str, str]  # all that does not change from one request to the next
+
+
 @dataclass(slots=True)
 class _Request:
     """What is there for one attempt at a request.
@@ -88,6 +103,8 @@ class Exchange:
     `wire` is the plan's wire dtype; `replicas` names the replica of each step that is not of the first one;
     `nan_allowed` says that agents may send NaN. A request goes through the steps of the replica that its first fragment
     is for, and is forgotten with the last of them. Raises ProtocolError where they contradict each other.
+
+    Requests are alike, and so are their fragments: what a fragment's header says is checked when it comes first.
     """
 
     def __init__(
@@ -116,7 +133,9 @@ class Exchange:
         self._most_requests, self._few_requests = MAX_REQUESTS * replica_count, FEW_REQUESTS * replica_count
         self._bytes = 0
         self._requests: OrderedDict[Attempt, _Request] = OrderedDict()
-        self._ended: deque[Attempt] = deque(maxlen=REMEMBERED)
+        self._ended: OrderedDict[Attempt, None] = OrderedDict()
+        self._layouts: dict[_Kind, Layout] = {}
+        self._places: dict[tuple[int, int, RegionBounds], Place] = {}
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -138,17 +157,28 @@ class Exchange:
         if attempt in self._ended:
             return None
         try:
-            region, values = self._checked(sender, header), read_fragment(header, body)
+            values = read_fragment(header, body, self._layout(sender, header))
         except UnplannedFragmentError:
             raise
         except ProtocolError as error:
             raise UnplannedFragmentError(sender, f"sent what is no fragment ({error})") from None
         if not self.nan_allowed and sender != ORCHESTRATOR and has_nan(values):
             raise NanFragmentError(sender, f"sent NaN in tensor {header.tensor}")
-        return self.put(attempt, header.step, header.tensor, region, values)
+        return self._put(attempt, header.step, header.tensor, header.region, values)
 
-    def _checked(self, sender: str, header: Fragment) -> Region:
-        """The fragment's region, when the plan says that this sender sends it in this form."""
+    def _layout(self, sender: str, header: Fragment) -> Layout:
+        """That of a fragment which the plan lets this sender send."""
+        kind = sender, header.step, header.tensor, header.region, header.channels, header.dtype, header.wire
+        layout = self._layouts.get(kind)
+        if layout is None:
+            self._check(sender, header)
+            if len(self._layouts) >= MOST_KINDS:
+                self._layouts.clear()
+            layout = self._layouts[kind] = layout_of(header)
+        return layout
+
+    def _check(self, sender: str, header: Fragment) -> None:
+        """Raises ProtocolError unless the plan says that this sender sends the fragment's region in this form."""
         region = region_of(header.region)
         expected = self._expected.get((sender, header.step, header.tensor), ())
         if not any(region in whole for whole in expected):
@@ -162,12 +192,14 @@ class Exchange:
         # What cannot be quantised comes as it is, under any plan.
         if header.wire and header.wire != wire_between(form.dtype, sender, self._wire):
             raise UnplannedFragmentError(sender, f"is not to send tensor {header.tensor} as {header.wire!r:.20}")
-        return region
 
     def put(self, attempt: Attempt, step: int, tensor: int, region: Region, values: Array) -> dict[int, Array] | None:
-        """Take in a region of this participant's own, or one that has been checked; answers like `put_fragment`."""
-        if attempt in self._ended:
-            return None
+        """Take in a region of this participant's own; answers like `put_fragment`."""
+        return None if attempt in self._ended else self._put(attempt, step, tensor, bounds(region), values)
+
+    def _put(
+        self, attempt: Attempt, step: int, tensor: int, region: RegionBounds, values: Array
+    ) -> dict[int, Array] | None:
         replica = self._replicas[step]
         held = self._requests.get(attempt)
         if held is None:
@@ -184,15 +216,25 @@ class Exchange:
             self._bytes += sum(part.values.nbytes for part in held.inputs[step].values())
             self._make_room()
         parts = held.inputs[step]
-        parts[tensor].put(region, values)
-        if any(part.missing for part in parts.values()):
-            return None
+        parts[tensor].put_at(self._place(step, tensor, region), values)
+        for part in parts.values():
+            if part.missing:
+                return None
         del held.inputs[step]
         self._bytes -= sum(part.values.nbytes for part in parts.values())
         held.steps.remove(step)
         if not held.steps:
             self.forget(attempt)
         return {index: part.values for index, part in parts.items()}
+
+    def _place(self, step: int, tensor: int, region: RegionBounds) -> Place:
+        """Where a region lies in what the step needs of the tensor."""
+        place = self._places.get((step, tensor, region))
+        if place is None:
+            if len(self._places) >= MOST_KINDS:
+                self._places.clear()
+            place = self._places[step, tensor, region] = place_of(region_of(region), self._needs[step][tensor])
+        return place
 
     def _make_room(self) -> None:
         """Forget those that were silent for longest, as long as there are too many, or many with too many bytes."""
@@ -205,7 +247,9 @@ class Exchange:
         """Free what an attempt holds, and ignore whatever still comes for it."""
         if (held := self._requests.pop(attempt, None)) is not None:
             self._bytes -= held.bytes
-        self._ended.append(attempt)
+        self._ended[attempt] = None
+        if len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
 
     def displace(self, newer: Attempt) -> None:
         """Forget what there is of older attempts at the same request."""

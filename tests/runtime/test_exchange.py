@@ -117,6 +117,30 @@ def test_an_empty_or_oversized_body_is_refused() -> None:
     assert len(box) == 0
 
 
+def test_what_was_once_in_order_is_checked_again_where_it_differs() -> None:
+    receives = [PeerRegion(1, 5, (0, 4, 0, 3), "ant"), PeerRegion(2, 5, (0, 4, 0, 3), "bee")]
+    box = Exchange(7, {1: {5: WHOLE}, 2: {5: WHOLE}}, receives, FORMS, nan_allowed=False)
+    good = Fragment("q", 1, 7, 1, 5, (0, 2, 0, 3), 2, "float32")
+    body = VALUES[:2].tobytes()
+    assert box.put_fragment("ant", good, memoryview(body)) is None
+    nan = np.full_like(VALUES[:2], np.nan).tobytes()
+    header = replace(good, request="r")
+    for sender, wrong, elements in (
+        ("bee", header, body),
+        ("ant", replace(header, step=2), body),
+        ("ant", replace(header, dtype="int32"), body),
+        ("ant", replace(header, wire="int8"), body),
+        ("ant", replace(header, codec="zeros", packed=8), body[:8]),
+        ("ant", replace(header, packed=47), body[:47]),
+        ("ant", header, body[:-1]),
+        ("ant", header, nan),
+    ):
+        with pytest.raises(UnplannedFragmentError):
+            box.put_fragment(sender, wrong, memoryview(elements))
+    assert box.put_fragment("ant", header, memoryview(body)) is None
+    assert put(box, "ant", (2, 4), request="r") is not None
+
+
 def test_two_requests_do_not_mix() -> None:
     box = exchange()
     assert put(box, "ant", (0, 2), request="a") is None
