@@ -177,13 +177,14 @@ def fleet(
     planners: str = typer.Option("", help="Which take turns; `offload` is the peer from outside.  [default: all]"),
     rate: str = typer.Option("100mbit", help="Of each device's link, in both directions."),
     wire: str = typer.Option("", help="How float32 maps travel between agents.  [default: float32,float16]"),
-    experiments: str = typer.Option("", help="Some of latency,throughput,profiling,growth.  [default: all]"),
+    experiments: str = typer.Option("", help="Some of latency,throughput,profiling,growth,size,depth.  [default: all]"),
     rounds: int = typer.Option(0, help="Turns of each planner, of three requests.  [default: 3]"),
     resume: Path | None = typer.Option(None, help="Keep finished cells in this file, and go on with those in it."),
     picture: Path | None = typer.Option(None, help="A directory that diagrams are drawn into, as PNG files."),
     write: Path | None = typer.Option(None, help="A Markdown file with all tables, and this command."),
+    from_file: bool = typer.Option(False, "--from-file", help="Measure nothing: show what --resume holds."),
     rootless: bool = typer.Option(False, "--rootless", help="Emulate devices in the way that needs no root."),
-    quick: bool = typer.Option(False, "--quick", help="One small network, two groups; under 50 s on two cores."),
+    quick: bool = typer.Option(False, "--quick", help="One small network, one group; under 40 s on two cores."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """The published experiment with real agents, broker and shaped links: every planner, beside published figures.
@@ -198,11 +199,17 @@ def fleet(
     check_place(write, "--write")
     if picture is not None:
         fleet_pictures.check_directory(picture)
-    with progress_line(quiet=as_json) as progress:
-        report, record = bench.run(wanted, resume, rootless, progress)
+    command = shlex.join(["legion", *sys.argv[1:]])
+    if from_file:
+        if resume is None:
+            raise UsageError("--from-file shows what a file holds; say which (--resume)")
+        report, record = bench.report(resume)
+    else:
+        with progress_line(quiet=as_json) as progress:
+            report, record = bench.run(wanted, resume, rootless, command, progress)
     made = tables.tables(record.finished)
     if write is not None:
-        document.write(write, shlex.join(["legion", *sys.argv[1:]]), report, made)
+        document.write(write, command, record.commands, report, made)
     if picture is not None:
         fleet_pictures.draw(record.finished, picture)
     show(report, as_json, lambda report: tables.lines(made), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The figures of `legion bench fleet` as diagrams: speed-up by group, predicted against measured, growth."""
+"""The figures of `legion bench fleet` as diagrams: speed-up, predicted against measured, where time goes, growth."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from legion_iot.bench.fleet import published
+from legion_iot.bench.fleet.account import Account
+from legion_iot.bench.fleet.account_tables import relatives
 from legion_iot.bench.fleet.cells import Finished, of_experiment
 from legion_iot.bench.fleet.figures import Pair, speedup
 from legion_iot.cli.picture import check_picture, new_figure, save
@@ -27,12 +29,21 @@ def check_directory(directory: Path) -> None:
 def draw(finished: Finished, directory: Path) -> list[Path]:
     """The diagrams there is something to draw in; raises InputError where one cannot be written."""
     latency = [pair for pair in of_experiment(finished, "latency") if pair[0].wire == EXACT]
-    growth = list(of_experiment(finished, "growth"))
+    devices = list(of_experiment(finished, "growth"))
+    sizes, depths = relatives(finished, "size"), relatives(finished, "depth")
+    grown = [*devices, *sizes, *depths]
     drawn = []
     if latency:
-        drawn += [_speedups(latency, directory), _predictions([*latency, *growth], directory)]
-    if growth:
-        drawn.append(_growth(growth, directory))
+        drawn += [_speedups(latency, directory), _predictions([*latency, *grown], directory)]
+    if any(_accounted(pair) for pair in [*latency, *grown]):
+        drawn.append(_accounts([*latency, *grown], directory))
+    for name, cells, labels in (
+        ("growth", devices, [cell.group for cell, _ in devices]),
+        ("size", sizes, [cell.network for cell, _ in sizes]),
+        ("depth", depths, [cell.network for cell, _ in depths]),
+    ):
+        if cells:
+            drawn.append(_growth(name, cells, labels, directory))
     return drawn
 
 
@@ -81,16 +92,48 @@ def _predictions(cells: list[Pair], directory: Path) -> Path:
     return path
 
 
-def _growth(cells: list[Pair], directory: Path) -> Path:
+def _accounted(pair: Pair) -> tuple[Account, Account] | None:
+    """Where the time of `auto` goes in a cell: measured, and as it was predicted."""
+    auto = pair[1].of("auto")
+    return (auto.traced, auto.expected) if auto and auto.traced and auto.expected else None
+
+
+def _accounts(cells: list[Pair], directory: Path) -> Path:
+    """Two bars for each cell, one below the other: what was measured, part by part, and what was predicted."""
+    found = [(cell, both) for cell, outcome in cells if (both := _accounted((cell, outcome))) is not None]
+    figure = new_figure(7.2, 1.2 + 0.42 * len(found))
+    axes = figure.add_subplot()
+    for shift, which in ((0.2, 0), (-0.2, 1)):
+        places = [len(found) - number + shift for number in range(len(found))]
+        left = [0.0] * len(found)
+        for number, name in enumerate(Account().parts):
+            widths = [both[which].parts[name] * 1e3 for _, both in found]
+            label = name if which == 0 else None
+            axes.barh(places, widths, 0.36, left=left, color=f"C{number}", label=label, alpha=1 - 0.5 * which)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_yticks(
+        [len(found) - number for number in range(len(found))], [f"{cell.network} {cell.group}" for cell, _ in found]
+    )
+    axes.set(xlabel="latency of auto, ms: measured, and below it predicted")
+    axes.legend(fontsize="x-small")
+    path = directory / "account.png"
+    save(figure, path)
+    return path
+
+
+def _growth(name: str, cells: list[Pair], labels: list[str], directory: Path) -> Path:
     figure = new_figure(4.8, 3.6)
     axes = figure.add_subplot()
-    groups = [cell.group for cell, _ in cells]
     for planner in dict.fromkeys(each.planner for _, outcome in cells for each in outcome.figures):
         found = [outcome.of(planner) for _, outcome in cells]
-        _line(axes, groups, [None if each is None else each.seconds * 1e3 for each in found], planner, ".-")
-    _line(axes, groups, [outcome.bound * 1e3 for _, outcome in cells], "lower bound", "k:")
-    axes.set(title=cells[0][0].network, xlabel="devices", ylabel="latency, ms", ylim=(0, None))
+        _line(axes, labels, [None if each is None else each.seconds * 1e3 for each in found], planner, ".-")
+    auto = [outcome.of("auto") for _, outcome in cells]
+    _line(axes, labels, [None if each is None else each.predicted * 1e3 for each in auto], "auto, predicted", ".--")
+    _line(axes, labels, [outcome.bound * 1e3 for _, outcome in cells], "lower bound", "k:")
+    title = {"growth": f"{cells[0][0].network} on more devices"}.get(name, f"growth by {name}, on {cells[0][0].group}")
+    axes.set(title=title, ylabel="latency, ms", ylim=(0, None))
+    axes.tick_params(axis="x", rotation=30)
     axes.legend(fontsize="x-small")
-    path = directory / "growth.png"
+    path = directory / f"{name}.png"
     save(figure, path)
     return path

@@ -14,19 +14,25 @@ from legion_iot.model.builder import Activation, GraphBuilder
 from legion_iot.model.graph import Graph
 
 CLASSES = 1000
+SIZE = 224  # rows and columns of the published classifiers' input
+# How many layers each stage has: columns A, B, D and E of VGG's table 1, and the ResNets of basic blocks.
+VGG_STAGES: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+)
+RESNET_STAGES: Mapping[str, tuple[int, ...]] = MappingProxyType({"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)})
 # How much a residual branch adds to its trunk; without normalisation a gain of one would double the variance each time.
 BRANCH_GAIN = 0.5
 LOGIT_GAIN = 2.0  # spreads the logits, so that softmax is neither flat nor a single one
 
 
-def vgg(name: str, convolutions: tuple[int, ...], seed: int = 0) -> Graph:
-    """A VGG at 224×224: five stages of 3×3 convolutions, then global mean and one fully connected layer.
+def vgg(name: str, convolutions: tuple[int, ...], seed: int = 0, size: int = SIZE) -> Graph:
+    """A VGG at size×size: five stages of 3×3 convolutions, then global mean and one fully connected layer.
 
     `convolutions` counts the layers of each stage. The three fully connected layers of 4096, 4096 and 1000 units
     (494 MB of weights, 0.8 % of the arithmetic) are replaced. Source: Simonyan and Zisserman, ICLR 2015, table 1.
     """
     net = GraphBuilder(name, seed)
-    x = net.input((1, 224, 224, 3))
+    x = net.input((1, size, size, 3))
     for channels, layers in zip((64, 128, 256, 512, 512), convolutions, strict=True):
         for _ in range(layers):
             x = net.conv2d(x, channels, 3, activation="relu")
@@ -62,8 +68,8 @@ def yolov2(seed: int = 0) -> Graph:
     return net.finish(net.conv2d(x, 425, 1))
 
 
-def resnet(name: str, blocks: tuple[int, ...], seed: int = 0) -> Graph:
-    """A ResNet of basic blocks at 224×224, with projections (option B) where the shape changes.
+def resnet(name: str, blocks: tuple[int, ...], seed: int = 0, size: int = SIZE) -> Graph:
+    """A ResNet of basic blocks at size×size, with projections (option B) where the shape changes.
 
     `blocks` counts the residual blocks of each stage. Strided layers pad on both sides (PAD, then VALID), as the
     published network and its PyTorch form do. Source: He et al., CVPR 2016, table 1.
@@ -79,7 +85,7 @@ def resnet(name: str, blocks: tuple[int, ...], seed: int = 0) -> Graph:
             trunk = net.conv2d(x, channels, 1, stride=stride, padding="valid")
         return net.add(net.conv2d(y, channels, 3, gain=BRANCH_GAIN), trunk, "relu")
 
-    x = net.pad(net.input((1, 224, 224, 3)), (3, 3), (3, 3))
+    x = net.pad(net.input((1, size, size, 3)), (3, 3), (3, 3))
     x = net.conv2d(x, 64, 7, stride=2, padding="valid", activation="relu")
     x = net.max_pool(net.pad(x, (1, 1), (1, 1)), 3, 2)
     for stage, (channels, count) in enumerate(zip((64, 128, 256, 512), blocks, strict=True)):
@@ -139,11 +145,11 @@ def _pooled_classifier(net: GraphBuilder, x: int) -> Graph:
 
 NETWORKS: Mapping[str, Callable[[int], Graph]] = MappingProxyType(
     {
-        "vgg16": lambda seed: vgg("vgg16", (2, 2, 3, 3, 3), seed),
-        "vgg19": lambda seed: vgg("vgg19", (2, 2, 4, 4, 4), seed),
+        "vgg16": lambda seed: vgg("vgg16", VGG_STAGES["vgg16"], seed),
+        "vgg19": lambda seed: vgg("vgg19", VGG_STAGES["vgg19"], seed),
         "yolov2": yolov2,
-        "resnet18": lambda seed: resnet("resnet18", (2, 2, 2, 2), seed),
-        "resnet34": lambda seed: resnet("resnet34", (3, 4, 6, 3), seed),
+        "resnet18": lambda seed: resnet("resnet18", RESNET_STAGES["resnet18"], seed),
+        "resnet34": lambda seed: resnet("resnet34", RESNET_STAGES["resnet34"], seed),
         "mobilenet-v1": mobilenet_v1,
         "mobilenet-v2": mobilenet_v2,
     }

@@ -104,6 +104,18 @@ class Traces:
         result, routing, traced = found.result, found.routing, found.traced(request)
         if routing is None:
             return lambda: request_trace(Timeline(Routing((), ()), (traced,)), traced, result)
-        like = [name for name, each in self._ended.items() if each.epoch == found.epoch and name != request]
-        others = [self._ended[name].traced(name) for name in like[1 - ALIGNED :]]
-        return lambda: request_trace(Timeline(routing, (traced, *others)), traced, result)
+        requests = traced, *self._like(request, found.epoch)
+        return lambda: request_trace(Timeline(routing, requests), traced, result)
+
+    def timeline(self, request: str) -> tuple[Timeline, TracedRequest] | None:
+        """A request that has begun and ended, among others of its epoch; None where it is not kept."""
+        found = self._ended.get(request)
+        if found is None or found.routing is None:
+            return None
+        traced = found.traced(request)
+        return Timeline(found.routing, (traced, *self._like(request, found.epoch))), traced
+
+    def _like(self, request: str, epoch: int) -> list[TracedRequest]:
+        """The last other requests of an epoch."""
+        like = [name for name, each in self._ended.items() if each.epoch == epoch and name != request]
+        return [self._ended[name].traced(name) for name in like[1 - ALIGNED :]]

@@ -15,6 +15,7 @@ from legion_iot.tracing.times import RequestTimes
 from legion_iot.wire.messages import TileTiming
 
 MOST_SECONDS = 1e6  # of any duration an agent reports
+LEGS = ("earlier attempts", "orchestrator", "sending", "transit", "queued", "computing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,22 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Leg:
+    """A part of the chain of events that determined when the answer came, in seconds of the orchestrator's clock.
+
+    `kind` is one of `LEGS`. What is sent and in transit is on its way from `who` to the `target` for its `step`; else
+    the step is the one that `who` computes, None at the orchestrator.
+    """
+
+    kind: str
+    who: str
+    step: int | None
+    start: float
+    end: float
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """Where a request's latency went, in seconds.
 
@@ -84,16 +101,23 @@ class Account:
 
 
 class Timeline:
-    """The requests of one epoch, on the orchestrator's clock."""
+    """The requests of one epoch, on the orchestrator's clock; how clocks are aligned can be given."""
 
-    def __init__(self, routing: Routing, requests: Sequence[TracedRequest]) -> None:
+    def __init__(
+        self,
+        routing: Routing,
+        requests: Sequence[TracedRequest],
+        alignments: Mapping[str, Alignment] | None = None,
+    ) -> None:
         self.routing = routing
         self.requests = requests
         self._answers = {answer.replica: answer.step for answer in routing.answers}
         self._sources: dict[tuple[int, str], list[Transfer]] = {}
         for transfer in routing.transfers:
             self._sources.setdefault((transfer.step, transfer.target), []).append(transfer)
-        self.alignments: Mapping[str, Alignment] = align(self._messages(), ORCHESTRATOR)
+        self.alignments: Mapping[str, Alignment] = alignments or {}
+        if alignments is None:
+            self.alignments = align(self._messages(), ORCHESTRATOR)
 
     def spans(self, traced: TracedRequest) -> list[Span]:
         """Everything that was measured for a request, in order of time."""
@@ -180,38 +204,49 @@ class Timeline:
                     yield key, known
 
     def _path(self, traced: TracedRequest) -> dict[str, float]:
-        """From the answer back to the arrival, at each step along the input that came last."""
-        path = dict.fromkeys(("earlier attempts", "orchestrator", "sending", "transit", "queued", "computing"), 0.0)
+        """Seconds by kind; empty where the chain of events is not known."""
+        legs = self.legs(traced)
+        path = dict.fromkeys(LEGS, 0.0) if legs else {}
+        for leg in legs:
+            path[leg.kind] += leg.end - leg.start
+        return path
+
+    def legs(self, traced: TracedRequest) -> list[Leg]:
+        """From the answer back to the arrival, at each step along the input that came last.
+
+        They have no gaps. None are known of a request that failed, or of which timings are missing.
+        """
+        legs: list[Leg] = []
         if not traced.ok or self.missing(traced):
-            return {}
+            return legs
         step, who, now = self._answers.get(traced.replica, 0), ORCHESTRATOR, traced.times.ended
 
-        def spend(kind: str, until: float) -> None:
+        def spend(kind: str, until: float, who: str, step: int | None, target: str = "") -> None:
             nonlocal now
-            path[kind] += now - until
+            legs.append(Leg(kind, who, step, until, now, target))
             now = until
 
         while sources := self._sources.get((step, who)):
             transfer = max(sources, key=lambda source: self._came(traced, source)[1])
             made, sent = self._sent(traced, transfer)
             if transfer.source == who:
-                spend("queued", made)
+                spend("queued", made, who, step)
             else:
-                spend("transit", min(max(sent, made), now))
-                spend("sending", made)
+                spend("transit", min(max(sent, made), now), transfer.source, step, who)
+                spend("sending", made, transfer.source, step, who)
             if transfer.made_in is None:
                 break
             who, step = transfer.source, transfer.made_in
             timing = traced.timings[step, who]
-            spend("computing", made - timing.seconds)
-            spend("queued", made - timing.seconds - timing.queued)
+            spend("computing", made - timing.seconds, who, step)
+            spend("queued", made - timing.seconds - timing.queued, who, step)
         times = traced.times
         if times.attempt > 1 and times.begun is not None:
-            spend("orchestrator", min(times.begun, now))
-            spend("earlier attempts", times.arrived)
+            spend("orchestrator", min(times.begun, now), ORCHESTRATOR, None)
+            spend("earlier attempts", times.arrived, ORCHESTRATOR, None)
         else:
-            spend("orchestrator", times.arrived)
-        return path
+            spend("orchestrator", times.arrived, ORCHESTRATOR, None)
+        return legs
 
     def _messages(self) -> Iterator[Message]:
         """What went from one participant to another, as the two ends saw it; agents' clocks begin with the epoch."""

@@ -11,16 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legion_iot.bench.fleet import document, published
+from legion_iot.bench.fleet import bench, document, published
+from legion_iot.bench.fleet.account import Account
 from legion_iot.bench.fleet.bench import Options, wanted
 from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Cost, Figures, Outcome, Rate, Record, read_record
 from legion_iot.bench.fleet.checks import FLOAT16_TARGETS, TARGETS, checks, profiling_ratios
 from legion_iot.bench.fleet.experiment import AUTO_FOR_THROUGHPUT, FRAMES
 from legion_iot.bench.fleet.figures import behind_fastest, gap, loss, noise, prediction_error, speedup
 from legion_iot.bench.fleet.groups import FIREFLY, MOST_CORES, Calibration, Fleet, calibrate, lab_of, parse_fleet
-from legion_iot.bench.fleet.schedule import GROWN, cells
+from legion_iot.bench.fleet.schedule import EXPERIMENTS, GROWN, cells
+from legion_iot.bench.fleet.spending import Spent
 from legion_iot.bench.fleet.tables import tables
 from legion_iot.bench.report import BenchReport
+from legion_iot.cli import fleet_pictures
 from legion_iot.errors import InputError, UsageError
 
 CELL = Cell("latency", "vgg16", "6F", ("single", "auto"), "float32", 100.0, 1)
@@ -32,7 +35,7 @@ def figures(planner: str, *seconds: float, predicted: float = 0.0, cost: Cost = 
 
 
 def outcome(*found: Figures, bound: float = 0.0, requests: int = 8, exact: int = 8) -> Outcome:
-    return Outcome(found, (), bound, requests, exact, 0.0, 1.1, 0.1)
+    return Outcome(found, (), bound, bound / 2, requests, exact, 0.0, 1.1, 0.1)
 
 
 # --- figures ---
@@ -125,13 +128,19 @@ def test_a_record_outlives_the_run(tmp_path: Path) -> None:
     path = tmp_path / "cells.jsonl"
     record = read_record(path)
     assert record.finished == {}
-    record.begin(CALIBRATION)
-    first = outcome(figures("single", 1.0, 1.1), figures("auto", 0.5, cost=Cost(1, 2, 3.0, 0, 4.0)), bound=0.4)
+    record.begin(CALIBRATION, "legion bench fleet")
+    auto = replace(
+        figures("auto", 0.5, cost=Cost(1, 2, 3.0, 0, 4.0)), traced=Account(client=0.1, links=0.4),
+        expected=Account(computing=0.3), spent=(Spent("f1", 0.18, 0.05, 0.03, 1e6, 2e6),),
+    )  # fmt: skip
+    first = outcome(figures("single", 1.0, 1.1), auto, bound=0.4)
     other = replace(CELL, experiment="throughput", wire="float16")
     record.add(CELL, first)
     record.add(other, replace(outcome(), rates=(Rate("frames", 4, (1.0, 2.0)),)))
     again = read_record(path)
+    again.begin(CALIBRATION, "legion bench fleet")
     assert again == record
+    assert again.commands == ["legion bench fleet"]
     assert again.calibration == CALIBRATION
     assert list(again.finished) == [CELL, other]
     assert [name.name for name in tmp_path.iterdir()] == ["cells.jsonl"]
@@ -139,7 +148,14 @@ def test_a_record_outlives_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "no json", '{"schema": 0, "calibration": {}}', '{"schema": 1, "calibration": {}}', "[]", '{"schema": 1}\n{}'],
+    [
+        "",
+        "no json",
+        '{"schema": 0, "calibration": {}}',
+        '{"schema": 2, "calibration": {}, "commands": []}',
+        "[]",
+        '{"schema": 2}\n{}',
+    ],
 )
 def test_another_file_is_no_record(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.jsonl"
@@ -151,7 +167,7 @@ def test_another_file_is_no_record(tmp_path: Path, content: str) -> None:
 def test_a_record_of_which_a_line_lacks_figures(tmp_path: Path) -> None:
     path = tmp_path / "cells.jsonl"
     record = Record(path)
-    record.begin(CALIBRATION)
+    record.begin(CALIBRATION, "legion bench fleet")
     record.add(CELL, outcome(figures("auto", 1.0)))
     head, line = path.read_text().splitlines()
     table = json.loads(line)
@@ -193,7 +209,7 @@ def test_a_full_run_shares_labs_and_finds_room_for_all_devices() -> None:
     made = cells(wanted(Options()), CALIBRATION, offload=True)
     groups = [cell.group for cell in made if cell.experiment == "latency"]
     assert len(set(groups)) == sum(one != other for one, other in itertools.pairwise(groups)) + 1
-    assert {cell.experiment for cell in made} == {"latency", "throughput", "profiling", "growth"}
+    assert {cell.experiment for cell in made} == set(EXPERIMENTS)
     assert len(set(made)) == len(made)
     for cell in made:
         assert lab_of(parse_fleet(cell.group), CALIBRATION, 100.0, cell.slower).load <= 1.1
@@ -221,26 +237,74 @@ def test_what_cannot_be_measured(options: Options, cause: str) -> None:
 # --- for people ---
 
 
-def test_tables_and_document(tmp_path: Path) -> None:
-    found = {
-        CELL: outcome(figures("single", 1.0), figures("auto", 0.25, predicted=0.24), bound=0.2),
+ACCOUNTED = replace(
+    figures("auto", 0.25, predicted=0.24), traced=Account(computing=0.15, links=0.06, waiting=0.04),
+    expected=Account(computing=0.14, links=0.1), spent=(Spent("f1", 0.1, 0.05, 0.03, 1.5e6, 2e6),) * 2,
+)  # fmt: skip
+
+
+def everything() -> dict[Cell, Outcome]:
+    return {
+        CELL: outcome(figures("single", 1.0), ACCOUNTED, bound=0.2),
         replace(CELL, experiment="throughput"): replace(outcome(), rates=(Rate("frames", 1, (2.0,)),)),
         replace(CELL, experiment="profiling"): outcome(
             figures("auto", 0.3, cost=Cost(1, 4, 2.0, 0, 5.0)), figures("fss", 0.4, cost=Cost(9, 36, 40.0, 0, 50.0))
         ),
-        replace(CELL, experiment="growth", slower=2.0): outcome(
-            figures("single", 2.0), figures("auto", 0.5), bound=0.4
-        ),
+        replace(CELL, experiment="growth", slower=2.0): outcome(figures("single", 2.0), ACCOUNTED, bound=0.2),
+        replace(CELL, experiment="size", network="vgg16-320px"): outcome(figures("single", 2.0), ACCOUNTED),
+        replace(CELL, experiment="size", network="vgg16-96px"): outcome(figures("single", 0.2), figures("auto", 0.1)),
+        replace(CELL, experiment="depth"): outcome(figures("single", 2.0), ACCOUNTED, bound=0.2),
     }
+
+
+def test_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = fleet_pictures.draw(everything(), tmp_path)
+    names = {"speedup.png", "predicted.png", "account.png", "growth.png", "size.png", "depth.png"}
+    assert {path.name for path in drawn} == names
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+    assert fleet_pictures.draw({}, tmp_path) == []
+
+
+def test_tables_and_document(tmp_path: Path) -> None:
+    found = everything()
     made = tables(found)
     text = "\n".join(line for table in made for line in table.lines())
     assert "vgg16    6F     float32       2.38  4.00" in text
     assert "-25.0 %" in text
-    assert len(made) == 7
+    assert len(made) == 11
+    by_title = {table.title: table.rows for table in made}
+    assert by_title["Where the time of `auto` goes"] == (
+        ("vgg16", "6F", "float32", "measured", "0", "0", "150", "60", "0", "40", "0", "250"),
+        ("vgg16", "6F", "float32", "predicted", "0", "0", "140", "100", "0", "0", "0", "240"),
+        ("vgg16", "6F", "float32", "bound", "0", "0", "100", "100", "0", "0", "0", "200"),
+    )
+    (spent,) = by_title["What a request costs the devices"]
+    assert spent[3:] == ("auto", "100", "60", "200–200", "3.00", "4.00")
+    assert [row[0] for row in by_title["Growth: image size"]] == ["vgg16-96px", "vgg16-320px"]
+    assert by_title["Growth: depth"][0][-3:] == ("150", "100", "0")
     path = tmp_path / "benchmarks.md"
     report = BenchReport("fleet", {"links": "100 Mbit/s each way"}, [], checks(found))
-    document.write(path, "legion bench fleet --rounds 1", report, made)
+    document.write(path, "legion bench fleet --from-file", ["legion bench fleet --rounds 1"], report, made)
     written = path.read_text()
-    assert "legion bench fleet --rounds 1" in written
+    assert (
+        "    legion bench fleet --from-file\n\nThey were measured by:\n\n    legion bench fleet --rounds 1\n" in written
+    )
     assert "| vgg16 | 6F | float32 | 2.38 | 4.00 |" in written
     assert all(check.name in written for check in report.checks)
+
+
+def test_a_file_is_shown_without_measuring(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    with pytest.raises(InputError, match="--resume"):
+        bench.report(path)
+    record = Record(path)
+    record.begin(CALIBRATION, "legion bench fleet --groups 6F")
+    record.add(CELL, outcome(figures("single", 1.0), ACCOUNTED, bound=0.2))
+    record.add(replace(CELL, mbit=50.0), outcome(figures("single", 1.0), figures("auto", 0.5)))
+    shown, again = bench.report(path)
+    assert again.commands == ["legion bench fleet --groups 6F"]
+    assert [row["planners"][-1]["median_ms"] for row in shown.rows] == [250.0, 500.0]
+    assert sum(shown.rows[0]["planners"][1]["measured_parts_ms"].values()) == pytest.approx(250.0)
+    assert shown.setting["links"] == "50, 100 Mbit/s each way"
+    assert json.dumps(shown.rows)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from legion_iot.bench.fleet.cells import OFFLOAD, Cell
 from legion_iot.bench.fleet.experiment import WINDOWS, Laboratory, run_cells
 from legion_iot.bench.fleet.groups import Calibration
@@ -30,6 +32,14 @@ def test_planners_and_a_worker_take_turns_on_one_lab(stage: Stage, tmp_path: Pat
     assert (figures["single"].devices, figures["layerwise"].devices) == (1, 2)
     assert figures["single"].cost.runs > 0
     assert figures["layerwise"].predicted > 0
+    for each in latency.figures[:3]:
+        assert each.traced is not None
+        assert each.expected is not None
+        assert 0 < each.traced.seconds <= max(seconds for turn in each.rounds for seconds in turn) * (1 + 1e-6)
+        assert each.traced.computing > 0
+        assert each.expected.seconds == pytest.approx(each.predicted)
+        assert [one.device for one in each.spent] == ["f1", "f2"]
+        assert sum(one.processor for one in each.spent) > 0
     assert {rate.window for rate in rates.rates} == set(WINDOWS)
     assert all(rate.median > 0 for rate in rates.rates)
     assert rates.exact == rates.requests > 0

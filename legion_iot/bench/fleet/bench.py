@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from legion_iot import zoo
+from legion_iot.bench.fleet.account import Account
 from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Experiment, Outcome, Record, read_record
 from legion_iot.bench.fleet.checks import checks
 from legion_iot.bench.fleet.experiment import Laboratory, run_cells
 from legion_iot.bench.fleet.groups import Calibration, calibrate, parse_fleet, parse_rate
+from legion_iot.bench.fleet.networks import check, path_of
 from legion_iot.bench.fleet.schedule import (
     EXPERIMENTS,
     GROUPS,
@@ -29,7 +30,7 @@ from legion_iot.bench.fleet.schedule import (
 )
 from legion_iot.bench.fleet.subject import Subject, subject
 from legion_iot.bench.report import BenchReport
-from legion_iot.errors import UsageError
+from legion_iot.errors import InputError, UsageError
 from legion_iot.interruption import temporary_directory
 from legion_iot.model import tflite
 from legion_iot.model.blocks import divide
@@ -68,7 +69,7 @@ def wanted(options: Options) -> Wanted:
         found[name] = None
     networks = _names(options.networks, QUICK_NETWORKS if quick else NETWORKS)
     for name in networks:
-        zoo.find(name)
+        check(name)
     return Wanted(
         networks,
         tuple(parse_fleet(text) for text in _names(options.groups, QUICK_GROUPS if quick else GROUPS)),
@@ -91,32 +92,63 @@ def _among(names: tuple[str, ...], there_are: tuple[str, ...], flag: str) -> tup
     return names
 
 
-def run(what: Wanted, resume: Path | None, rootless: bool, progress: Progress) -> tuple[BenchReport, Record]:
+def run(
+    what: Wanted, resume: Path | None, rootless: bool, command: str, progress: Progress
+) -> tuple[BenchReport, Record]:
     """Measure what is not finished yet; raises LegionError, after which `resume` still has what was finished."""
     record = Record() if resume is None else read_record(resume)
-    progress("running the whole models", None)
-    subjects = {name: subject(name, zoo.get(name, progress).path) for name in what.networks}
-    calibration = record.calibration or _calibrate(subjects)
-    record.begin(calibration)
-    # Without the kernel's quotas, nothing would hold the workers to their devices' share.
-    all_cells = cells(what, calibration, offload=not rootless and os.geteuid() == 0)
-    begun, before = time.monotonic(), len(record.finished)
-    todo = [cell for cell in all_cells if cell not in record.finished]
     others = os.getloadavg()[0]
-
-    def say(text: str) -> None:
-        done = len(record.finished) - before
-        left = f", about {(time.monotonic() - begun) / done * (len(todo) - done) / 60:.0f} min left" if done else ""
-        progress(f"{len(all_cells) - len(todo) + done} of {len(all_cells)} cells{left} — {text}", None)
-
     with temporary_directory("legion-fleet-") as directory:
+        subjects = _Subjects(directory, progress)
+        calibration = record.calibration or _calibrate({name: subjects[name] for name in what.networks})
+        # Without the kernel's quotas, nothing would hold the workers to their devices' share.
+        all_cells = cells(what, calibration, offload=not rootless and os.geteuid() == 0)
+        todo = [cell for cell in all_cells if cell not in record.finished]
+        if todo:
+            record.begin(calibration, command)
+        begun, before = time.monotonic(), len(record.finished)
+
+        def say(text: str) -> None:
+            done = len(record.finished) - before
+            left = (time.monotonic() - begun) / done * (len(todo) - done) / 60 if done else None
+            place = f"{len(all_cells) - len(todo) + done} of {len(all_cells)} cells"
+            progress(f"{place}{'' if left is None else f', about {left:.0f} min left'} — {text}", None)
+
         laboratory = Laboratory(subjects, calibration, directory, rootless, say)
         for cell, outcome in run_cells(todo, laboratory):
             record.add(cell, outcome)
-    finished = {cell: record.finished[cell] for cell in all_cells}
-    shown = Record(None, calibration, finished)  # a file may hold more than was asked for
-    rows = [_row(cell, outcome) for cell, outcome in finished.items()]
-    return BenchReport("fleet", _setting(calibration, what, others), rows, checks(finished)), shown
+    finished = {cell: record.finished[cell] for cell in all_cells}  # a file may hold more than was asked for
+    shown = Record(None, calibration, finished, [command])
+    return _report(shown, {"load before": round(others, 2)}), shown
+
+
+def report(resume: Path) -> tuple[BenchReport, Record]:
+    """All that a file holds, without measuring; raises InputError."""
+    record = read_record(resume)
+    if not record.finished:
+        raise InputError(f"{resume}: no cell is finished there; measure some first (--resume)")
+    return _report(record, {}), record
+
+
+def _report(record: Record, conditions: dict[str, Any]) -> BenchReport:
+    assert record.calibration is not None  # cells were finished with it
+    rows = [_row(cell, outcome) for cell, outcome in record.finished.items()]
+    setting = _setting(record.calibration, list(record.finished)) | conditions
+    return BenchReport("fleet", setting, rows, checks(record.finished))
+
+
+class _Subjects(dict[str, Subject]):
+    """Networks by name; each is made, and run whole, when it is first asked for."""
+
+    def __init__(self, directory: Path, progress: Progress) -> None:
+        super().__init__()
+        self._directory, self._progress = directory, progress
+
+    def __missing__(self, name: str) -> Subject:
+        path = path_of(name, self._directory, self._progress)
+        self._progress(f"running {name} whole", None)
+        self[name] = made = subject(name, path)
+        return made
 
 
 def _calibrate(subjects: Mapping[str, Subject]) -> Calibration:
@@ -126,22 +158,23 @@ def _calibrate(subjects: Mapping[str, Subject]) -> Calibration:
     return calibrate(name, flop[name], subjects[name].seconds)
 
 
-def _setting(calibration: Calibration, what: Wanted, others: float) -> dict[str, Any]:
+def _setting(calibration: Calibration, finished: Sequence[Cell]) -> dict[str, Any]:
+    rates, rounds = sorted({cell.mbit for cell in finished}), sorted({cell.rounds for cell in finished})
     return {
         "this machine": f"{calibration.network} in {calibration.seconds * 1e3:.0f} ms on one thread "
         f"({calibration.flops / 1e9:.1f} GFLOP/s)",
         "F": f"{calibration.firefly:.3f} of a core ({calibration.flops * calibration.firefly / 1e9:.1f} GFLOP/s)",
         "O": f"{calibration.odroid:.3f} of a core",
-        "links": f"{what.mbit:g} Mbit/s each way",
-        "rounds": what.rounds,
-        "load before": round(others, 2),
+        "links": f"{', '.join(f'{rate:g}' for rate in rates)} Mbit/s each way",
+        "rounds": ", ".join(map(str, rounds)),
     }
 
 
 def _row(cell: Cell, outcome: Outcome) -> dict[str, Any]:
     return {
         "experiment": cell.experiment, "network": cell.network, "group": cell.group, "wire": cell.wire,
-        "bound_ms": outcome.bound * 1e3, "requests": outcome.requests, "exact": outcome.exact,
+        "bound_ms": outcome.bound * 1e3,
+        "computing_bound_ms": outcome.computing_bound * 1e3, "requests": outcome.requests, "exact": outcome.exact,
         "worst_relative_difference": outcome.worst, "cores": outcome.cores, "others_cores": outcome.others,
         "planners": [
             {
@@ -152,6 +185,15 @@ def _row(cell: Cell, outcome: Outcome) -> dict[str, Any]:
                 "tiles": each.cost.tiles, "runs": each.cost.runs,
                 "device_s": round(each.cost.device_seconds, 3), "plans_tried": each.cost.trials,
                 "planning_s": round(each.cost.seconds, 3),
+                "measured_parts_ms": _parts(each.traced), "predicted_parts_ms": _parts(each.expected),
+                "spent": [
+                    {
+                        "device": one.device, "processor_ms": round(one.processor * 1e3, 3),
+                        "computing_ms": round(one.computing * 1e3, 3), "handling_ms": round(one.handling * 1e3, 3),
+                        "bytes_sent": round(one.sent), "bytes_received": round(one.received),
+                    }
+                    for one in each.spent
+                ],
             }
             for each in outcome.figures
         ],
@@ -160,3 +202,9 @@ def _row(cell: Cell, outcome: Outcome) -> dict[str, Any]:
             for rate in outcome.rates
         ],
     }  # fmt: skip
+
+
+def _parts(account: Account | None) -> dict[str, float] | None:
+    if account is None:
+        return None
+    return {name: round(seconds * 1e3, 3) for name, seconds in account.parts.items()}

@@ -13,13 +13,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from legion_iot.bench.fleet.account import Account
 from legion_iot.bench.fleet.groups import Calibration
+from legion_iot.bench.fleet.spending import Spent
 from legion_iot.errors import InputError
 from legion_iot.files import replace_file
 
-SCHEMA = 1
+SCHEMA = 2
 OFFLOAD = "offload"  # not a planner: the peer from outside, run beside them
-Experiment = Literal["latency", "profiling", "throughput", "growth"]
+Experiment = Literal["latency", "throughput", "profiling", "growth", "size", "depth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,9 @@ class Figures:
     """One planner in a cell. `rounds` has the seconds of every request, by turn; `kind` is the plan's own planner.
 
     Where its plan was that of another planner, `same_as` names that one, and the requests are those of both.
-    `predicted` are seconds, as of when the plan was found; 0 where nothing was predicted.
+    `predicted` are seconds, as of when the plan was found; 0 where nothing was predicted. `traced` says where the
+    latency of the requests of one turn and more went, on average, `expected` where that of the prediction did, and
+    `spent` what a request cost each device.
     """
 
     planner: str
@@ -72,6 +76,9 @@ class Figures:
     predicted: float = 0.0
     same_as: str = ""
     cost: Cost = Cost()
+    traced: Account | None = None
+    expected: Account | None = None
+    spent: tuple[Spent, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -108,7 +115,8 @@ class Rate:
 class Outcome:
     """What was measured in a cell.
 
-    `bound` are seconds that no plan takes less than by the predictor, 0 where not asked for. Of `requests` outputs so
+    `bound` are seconds that no plan takes less than by the predictor, 0 where not asked for; `computing_bound` those
+    with links that take no time. Of `requests` outputs so
     many were `exact`, the others differed by `worst` of the largest value at most. `cores` are those in use by the
     experiment, at the busiest plan, `others` by everything else on this machine, on average.
     """
@@ -116,6 +124,7 @@ class Outcome:
     figures: tuple[Figures, ...] = ()
     rates: tuple[Rate, ...] = ()
     bound: float = 0.0
+    computing_bound: float = 0.0
     requests: int = 0
     exact: int = 0
     worst: float = 0.0
@@ -132,15 +141,18 @@ Finished = Mapping[Cell, Outcome]
 
 @dataclass(slots=True)
 class Record:
-    """What is finished, and the calibration it was finished with; kept in a file if there is one."""
+    """What is finished, the calibration it was finished with, and the commands that did; in a file if there is one."""
 
     path: Path | None = None
     calibration: Calibration | None = None
     finished: dict[Cell, Outcome] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
 
-    def begin(self, calibration: Calibration) -> None:
-        """Keep the calibration; raises InputError where the file cannot be written."""
+    def begin(self, calibration: Calibration, command: str) -> None:
+        """Keep the calibration and the command; raises InputError where the file cannot be written."""
         self.calibration = calibration
+        if command not in self.commands:
+            self.commands.append(command)
         self._write()
 
     def add(self, cell: Cell, outcome: Outcome) -> None:
@@ -151,7 +163,9 @@ class Record:
     def _write(self) -> None:
         if self.path is None or self.calibration is None:
             return
-        lines: list[dict[str, Any]] = [{"schema": SCHEMA, "calibration": asdict(self.calibration)}]
+        lines: list[dict[str, Any]] = [
+            {"schema": SCHEMA, "calibration": asdict(self.calibration), "commands": self.commands}
+        ]
         lines += [{"cell": asdict(cell), "outcome": asdict(outcome)} for cell, outcome in self.finished.items()]
         content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
         try:
@@ -173,7 +187,7 @@ def read_record(path: Path) -> Record:
         if head["schema"] != SCHEMA:
             raise ValueError("another schema")
         finished = {_cell(line["cell"]): _outcome(line["outcome"]) for line in rest}
-        return Record(path, Calibration(**head["calibration"]), finished)
+        return Record(path, Calibration(**head["calibration"]), finished, list(map(str, head["commands"])))
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: is no record of legion bench fleet ({error}); give another (--resume)") from None
 
@@ -195,7 +209,12 @@ def _outcome(table: dict[str, Any]) -> Outcome:
 
 def _figures(table: dict[str, Any]) -> Figures:
     rounds = tuple(tuple(map(float, turn)) for turn in table["rounds"])
-    return Figures(**{**table, "rounds": rounds, "cost": Cost(**table["cost"])})
+    traced, expected = (None if table[key] is None else Account(**table[key]) for key in ("traced", "expected"))
+    spent = tuple(Spent(**each) for each in table["spent"])
+    return Figures(**{
+        **table, "rounds": rounds, "cost": Cost(**table["cost"]), "traced": traced, "expected": expected,
+        "spent": spent,
+    })  # fmt: skip
 
 
 def of_experiment(finished: Finished, experiment: Experiment) -> Sequence[tuple[Cell, Outcome]]:

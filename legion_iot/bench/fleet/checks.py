@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from legion_iot.bench.fleet import published
-from legion_iot.bench.fleet.cells import OFFLOAD, Finished, Outcome, Rate, of_experiment
+from legion_iot.bench.fleet.cells import OFFLOAD, Experiment, Finished, Outcome, Rate, of_experiment
 from legion_iot.bench.fleet.experiment import AUTO_FOR_THROUGHPUT, FRAMES, WINDOWS
 from legion_iot.bench.fleet.figures import (
     Pair,
@@ -31,6 +31,7 @@ TARGETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     }
 )
 FLOAT16_TARGETS: Mapping[str, Mapping[str, float]] = MappingProxyType({"vgg16": {"6F": 4.0}, "yolov2": {"6F": 3.4}})
+GROWTHS: tuple[Experiment, ...] = ("growth", "size", "depth")
 MOST_CORES = 1.2
 LEAST_SPEEDUP = 0.97
 MOST_GAP, MOST_ERROR = 0.3, 0.15
@@ -41,7 +42,7 @@ def checks(finished: Finished) -> list[Check]:
     latency = of_experiment(finished, "latency")
     return [
         *_speedups(latency),
-        *_every_cell([*latency, *of_experiment(finished, "growth")]),
+        *_every_cell([*latency, *(pair for name in GROWTHS for pair in of_experiment(finished, name))]),
         *_profiling(of_experiment(finished, "profiling")),
         *_throughput(of_experiment(finished, "throughput")),
         *_conditions(finished),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from legion_iot.bench.fleet.tables import Table
+from legion_iot.bench.fleet.table import Table
 from legion_iot.bench.report import BenchReport
 from legion_iot.errors import InputError
 from legion_iot.files import replace_file
@@ -16,25 +16,31 @@ _HEAD = """# Benchmarks
 All figures here were printed by one command, which wrote this page too:
 
     {command}
-
+{measured}
 Agents, broker, orchestrator and client are real processes on one machine; networks are run by TFLite, links shaped in
 both directions. An emulated device has a share of a core: F stands for a Firefly-RK3399, O for an Odroid-XU4. Planners
 take turns within one run, so that what else the machine does hits all alike; every output is compared with the whole
 model's. The broker's own link and the orchestrator's are not limited. Planners are described in
 [planning.md](planning.md), labs in [lab.md](lab.md). The zoo has no integer model of these networks, so none is here.
+
+**Energy** is not given: what a request costs in joules depends on what a board draws while it computes, sends and
+waits, and an emulated device draws nothing of its own. What can be measured instead is below: processor-seconds (of
+this machine's cores) and bytes on the links, for each request and planner.
 """
 
 
-def write(path: Path, command: str, report: BenchReport, tables: Sequence[Table]) -> None:
+def write(path: Path, command: str, measured_by: Sequence[str], report: BenchReport, tables: Sequence[Table]) -> None:
     """Raises InputError where the file cannot be written."""
     try:
-        replace_file(path, "\n".join([*_lines(command, report, tables), ""]).encode(), 0o644)
+        replace_file(path, "\n".join([*_lines(command, measured_by, report, tables), ""]).encode(), 0o644)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place (--write)") from None
 
 
-def _lines(command: str, report: BenchReport, tables: Sequence[Table]) -> Iterator[str]:
-    yield _HEAD.format(command=command)
+def _lines(command: str, measured_by: Sequence[str], report: BenchReport, tables: Sequence[Table]) -> Iterator[str]:
+    others = [each for each in measured_by if each != command]
+    measured = "\nThey were measured by:\n\n" + "".join(f"    {each}\n" for each in others) if others else ""
+    yield _HEAD.format(command=command, measured=measured)
     yield f"{'; '.join(f'{key}: {_shown(value)}' for key, value in report.setting.items())}."
     for table in tables:
         yield ""

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from legion_iot.bench.fleet.account import Account, mean, without_links
 from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Cost, Figures, Outcome, Rate
 from legion_iot.bench.fleet.groups import Calibration, lab_of, parse_fleet
 from legion_iot.bench.fleet.offload import Offload, offloading
 from legion_iot.bench.fleet.processors import ProcessorMeter, Use
 from legion_iot.bench.fleet.session import Exactness, Planned, Session, open_session
+from legion_iot.bench.fleet.spending import SpendingMeter, Spent, average
 from legion_iot.bench.fleet.subject import Subject
 from legion_iot.lab.running import running_lab
 from legion_iot.lab.state import LabState
@@ -134,20 +136,37 @@ def _turns(
     if offload is not None:
         ways[OFFLOAD] = offload.ask
     rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in ways}
+    traces = {name: _Traces([], []) for name in planned}
     uses: list[Use] = []
     order = list(ways)
+    group = next(iter(planned.values())).problem.group
     for number in range(cell.rounds):
         for name in order[number % len(order) :] + order[: number % len(order)]:
             laboratory.progress(f"{cell.title}: round {number + 1} of {cell.rounds}, {name}")
             ways[name](1)
+            spending = SpendingMeter(session.agents)
             laboratory.meter.restart()
             rounds[name].append(tuple(ways[name](REQUESTS)))
             uses.append(laboratory.meter.read())
-    figures = [_figures(name, each, rounds[doubles.get(name, name)], doubles) for name, each in planned.items()]
+            if name in planned:
+                traces[name].spent.append(spending.read(REQUESTS, planned[name].estimate.bars))
+                traces[name].accounts.extend(session.accounts(group, rounds[name][-1]))
+    figures = []
+    for name, each in planned.items():
+        same = doubles.get(name, name)
+        figures.append(_figures(name, each, rounds[same], doubles, session.expected(each), traces[same]))
     if offload is not None:
         figures.append(Figures(OFFLOAD, OFFLOAD, 1, 1, tuple(rounds[OFFLOAD])))
-    group = next(iter(planned.values())).problem.group
-    return _outcome(figures, (), session.bound(group), session.exactness, offload, uses)
+    bounds = session.bound(group), session.bound(without_links(group))
+    return _outcome(figures, (), bounds, session.exactness, offload, uses)
+
+
+@dataclass(frozen=True, slots=True)
+class _Traces:
+    """Of a planner's requests: where latency went, of each; what they cost the devices, of each turn."""
+
+    accounts: list[Account]
+    spent: list[tuple[Spent, ...]]
 
 
 def _through(session: Session, planned: Planned) -> Callable[[int], list[float]]:
@@ -170,26 +189,34 @@ def _doubles(planned: Mapping[str, Planned]) -> dict[str, str]:
     return doubles
 
 
-def _figures(name: str, planned: Planned, rounds: Sequence[tuple[float, ...]], doubles: Mapping[str, str]) -> Figures:
+def _figures(
+    name: str,
+    planned: Planned,
+    rounds: Sequence[tuple[float, ...]],
+    doubles: Mapping[str, str],
+    expected: Account,
+    traces: _Traces,
+) -> Figures:
     plan, effort = planned.plan, planned.effort
     cost = Cost(effort.parts, effort.runs, effort.seconds, effort.trials, planned.seconds)
     return Figures(
         name, plan.planner, len(plan.blocks), len(plan.agents), tuple(rounds), planned.estimate.latency,
-        doubles.get(name, ""), cost,
+        doubles.get(name, ""), cost, mean(traces.accounts) if traces.accounts else None, expected,
+        average(traces.spent),
     )  # fmt: skip
 
 
 def _outcome(
     figures: Sequence[Figures],
     rates: Sequence[Rate],
-    bound: float,
+    bounds: tuple[float, float],
     exactness: Exactness,
     offload: Offload | None,
     uses: Sequence[Use],
 ) -> Outcome:
     asked, exact = (0, 0) if offload is None else (offload.requests, offload.exact)
     return Outcome(
-        tuple(figures), tuple(rates), bound, exactness.requests + asked, exactness.exact + exact, exactness.worst,
+        tuple(figures), tuple(rates), *bounds, exactness.requests + asked, exactness.exact + exact, exactness.worst,
         max(use.ours for use in uses), sum(use.others for use in uses) / len(uses),
     )  # fmt: skip
 
@@ -230,7 +257,7 @@ def _throughput(cell: Cell, lab: LabState, laboratory: Laboratory) -> Outcome:
                     uses.append(laboratory.meter.read())
             names = [*planned, *([OFFLOAD] if offload else [])]
             rates += [Rate(name, window, tuple(found[doubles.get(name, name)])) for name in names]
-        return _outcome((), rates, 0.0, session.exactness, offload, uses)
+        return _outcome((), rates, (0.0, 0.0), session.exactness, offload, uses)
 
 
 def _rate_through(session: Session, planned: Planned) -> Callable[[int, int], float]:

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Experiment
 from legion_iot.bench.fleet.groups import MOST_CORES, Calibration, Fleet
+from legion_iot.bench.fleet.networks import family, of_other_depths, of_other_sizes
 
 NETWORKS = ("vgg16", "vgg19", "yolov2", "resnet34", "mobilenet-v2", "hed")
 GROUPS = ("1F", "2F", "3F", "4F", "5F", "6F", "1O", "3O", "1F+1O", "2F+1O", "2F+2O", "3F+2O", "3F+3O")
 PLANNERS = ("single", "layerwise", "deepthings", "aofl", "legion", "halo", "auto", OFFLOAD)
 WIRES = ("float32", "float16")
-EXPERIMENTS: tuple[Experiment, ...] = ("latency", "throughput", "profiling", "growth")
+EXPERIMENTS: tuple[Experiment, ...] = ("latency", "throughput", "profiling", "growth", "size", "depth")
 ROUNDS = 3
-QUICK_NETWORKS, QUICK_GROUPS, QUICK_PLANNERS = ("resnet18",), ("2F", "3F"), ("single", "auto", OFFLOAD)
+QUICK_NETWORKS, QUICK_GROUPS, QUICK_PLANNERS = ("resnet18",), ("3F",), ("single", "auto", OFFLOAD)
 PROFILED = ("legion", "auto", "fss")
 PROFILED_NETWORKS, PROFILED_GROUPS = ("resnet34", "mobilenet-v2"), ("2F", "3F")
-GROWN = (1, 2, 3, 4, 6, 8, 10, 12)  # devices
+GROWN = (1, 2, 4, 6, 9, 12)  # devices
 GROWTH_PLANNERS = ("single", "auto")
 ALONE = ("single", "auto", OFFLOAD)  # on one device all planners have the same plan
 
@@ -47,8 +48,14 @@ def cells(wanted: Wanted, calibration: Calibration, *, offload: bool) -> list[Ce
             made.append(
                 Cell("throughput", wanted.networks[0], group.label, peers, "float32", wanted.mbit, wanted.rounds)
             )
-    if "growth" in wanted.experiments:
-        made += _growth(wanted, calibration)
+    relatives = {"size": of_other_sizes, "depth": of_other_depths}
+    for experiment in wanted.experiments:
+        if experiment == "growth":
+            made += _growth(wanted, calibration)
+        elif experiment in relatives:
+            for name in relatives[experiment](family(wanted.networks)):
+                cell = Cell(experiment, name, largest.label, GROWTH_PLANNERS, "float32", wanted.mbit, wanted.rounds)
+                made.append(cell)
     if "profiling" in wanted.experiments:
         made += _profiling(wanted)
     return made

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from legion_iot.bench.fleet import closed_loop
+from legion_iot.bench.fleet.account import Account, Accountant
 from legion_iot.bench.fleet.subject import Subject
 from legion_iot.errors import AgentError, LegionError, RequestError
 from legion_iot.lab.report import compare
@@ -29,6 +30,7 @@ from legion_iot.planning.costs import Predictor
 from legion_iot.planning.estimate import Estimate, Estimator
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.problem import Group, Objective, Planner, Planning, Problem
+from legion_iot.planning.routing import Router
 from legion_iot.planning.whole import whole_plan
 from legion_iot.runtime.campaign import Effort
 from legion_iot.transport.connection import BrokerAddress, Message, TransportEvent
@@ -40,6 +42,7 @@ from legion_iot.wire.topics import Topics
 PLAN_TIMEOUT = 2400.0  # seconds for a plan to be found; `fss` runs every block
 SWITCH_TIMEOUT = 120.0  # seconds for a plan to be loaded
 REQUEST_TIMEOUT = 150.0
+REPORT_TIMEOUT = 2.0  # of what agents tell of a request that has been answered
 _POLL = 0.02
 
 
@@ -130,6 +133,36 @@ class Session:
     def bound(self, group: Group) -> float:
         """Seconds that no plan's latency can be below, by all that is known now."""
         return lower_bound(self.network, group, self._model.state.selection.predictor(), self.wire)
+
+    def accounts(self, group: Group, seconds: Sequence[float]) -> list[Account]:
+        """Where the latency of the last requests went, which took their client so many seconds.
+
+        Those of which an agent's report was lost are left out.
+        """
+        routing = self._model.state.routing
+        assert routing is not None  # requests were answered
+        accountant = Accountant(self.network, group, routing, self.wire)
+        found = []
+        for name, each in zip(self._model.traces.names[-len(seconds) :], seconds, strict=True):
+            self._wait_traced(name)
+            if (kept := self._model.traces.timeline(name)) is not None:
+                account = accountant.measured(*kept, each)
+                found += [] if account is None else [account]
+        return found
+
+    def _wait_traced(self, request: str) -> None:
+        """Reports come beside the answer; one that is lost is not waited for any longer."""
+        deadline = time.monotonic() + REPORT_TIMEOUT
+        while time.monotonic() < deadline:
+            kept = self._model.traces.timeline(request)
+            if kept is None or not kept[0].missing(kept[1]):
+                return
+            time.sleep(_POLL)
+
+    def expected(self, planned: Planned) -> Account:
+        """Where the latency goes that was predicted of a plan."""
+        routing = Router(self.network).route(planned.plan)
+        return Accountant(self.network, planned.problem.group, routing, self.wire).predicted(planned.estimate)
 
     def ask(self, requests: int) -> list[float]:
         """Seconds from publish to answer of so many requests, one after the other, compared with the whole model.

@@ -3,54 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from legion_iot.bench.fleet import published
-from legion_iot.bench.fleet.cells import OFFLOAD, Figures, Finished, of_experiment
+from legion_iot.bench.fleet.account_tables import account_table, growth_tables, spending_table
+from legion_iot.bench.fleet.cells import OFFLOAD, Finished, of_experiment
 from legion_iot.bench.fleet.checks import profiling_ratios, rate_of
 from legion_iot.bench.fleet.experiment import WINDOWS
 from legion_iot.bench.fleet.figures import Pair, gap, loss, prediction_error, speedup
+from legion_iot.bench.fleet.table import Table, milliseconds, percent, place, times
 from legion_iot.wire.dtypes import EXACT
-
-_NONE = "—"
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table, what it shows, and how to read it; the first `texts` columns are text, the others figures."""
-
-    title: str
-    note: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    texts: int = 2
-
-    def lines(self) -> Iterator[str]:
-        """For a terminal."""
-        widths = [max(len(row[column]) for row in (self.head, *self.rows)) for column in range(len(self.head))]
-        yield ""
-        yield self.title.upper()
-        for row in (self.head, *self.rows):
-            yield "  ".join(
-                text.ljust(width) if column < self.texts else text.rjust(width)
-                for column, (text, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-
-    def markdown(self) -> Iterator[str]:
-        """For a document."""
-        yield f"## {self.title}"
-        yield ""
-        yield self.note
-        yield ""
-        yield f"| {' | '.join(self.head)} |"
-        yield f"|{'|'.join('---' if column < self.texts else '--:' for column in range(len(self.head)))}|"
-        for row in self.rows:
-            yield f"| {' | '.join(row)} |"
 
 
 def tables(finished: Finished) -> list[Table]:
     """All there is something to put in."""
-    latency, growth = of_experiment(finished, "latency"), of_experiment(finished, "growth")
+    latency = of_experiment(finished, "latency")
     made = [
         _speedup(latency),
         _latency(latency),
@@ -58,7 +24,9 @@ def tables(finished: Finished) -> list[Table]:
         _throughput(of_experiment(finished, "throughput")),
         _loss(of_experiment(finished, "profiling")),
         _cost(of_experiment(finished, "profiling")),
-        _growth(growth),
+        *growth_tables(finished),
+        account_table(latency),
+        spending_table(latency),
     ]
     return [table for table in made if table.rows]
 
@@ -69,30 +37,13 @@ def _planners(cells: Sequence[Pair]) -> list[str]:
     return sorted(names, key=lambda name: name == OFFLOAD)
 
 
-def _place(pair: Pair) -> tuple[str, str, str]:
-    cell, _ = pair
-    return cell.network, cell.group, cell.wire
-
-
-def _times(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.2f}"
-
-
-def _percent(value: float | None) -> str:
-    return _NONE if value is None else f"{100 * value:+.1f} %"
-
-
-def _milliseconds(figures: Figures | None) -> str:
-    return _NONE if figures is None else f"{figures.seconds * 1e3:.0f} ± {figures.spread * figures.seconds * 1e3:.0f}"
-
-
 def _speedup(cells: Sequence[Pair]) -> Table:
     names = [name for name in _planners(cells) if name != "single"]
     rows = []
     for cell, outcome in cells:
         said = published.SPEEDUP.get(cell.network, {}).get(cell.group) if cell.wire == EXACT else None
-        found = (_times(speedup(outcome, name)) for name in names)
-        rows.append((*_place((cell, outcome)), _times(said), *found))
+        found = (times(speedup(outcome, name)) for name in names)
+        rows.append((*place((cell, outcome)), times(said), *found))
     return Table(
         "Speed-up over one device",
         "Times faster than the group's fastest device alone (planner `single`), at the medians, within one run; "
@@ -105,7 +56,7 @@ def _speedup(cells: Sequence[Pair]) -> Table:
 
 def _latency(cells: Sequence[Pair]) -> Table:
     names = _planners(cells)
-    rows = tuple((*_place(pair), *(_milliseconds(pair[1].of(name)) for name in names)) for pair in cells)
+    rows = tuple((*place(pair), *(milliseconds(pair[1].of(name)) for name in names)) for pair in cells)
     return Table(
         "Latency",
         "Milliseconds from publish to answer, as a client sees them: the median, and half of what the middle half of "
@@ -121,9 +72,9 @@ def _accuracy(cells: Sequence[Pair]) -> Table:
     for cell, outcome in cells:
         if (auto := outcome.of("auto")) is not None:
             rows.append((
-                *_place((cell, outcome)), f"{auto.kind}, {auto.blocks}", f"{auto.predicted * 1e3:.0f}",
-                f"{auto.seconds * 1e3:.0f}", _percent(prediction_error(auto)), f"{outcome.bound * 1e3:.0f}",
-                _percent(gap(outcome, "auto")), f"{outcome.cores:.2f}", f"{outcome.others:.2f}",
+                *place((cell, outcome)), f"{auto.kind}, {auto.blocks}", f"{auto.predicted * 1e3:.0f}",
+                f"{auto.seconds * 1e3:.0f}", percent(prediction_error(auto)), f"{outcome.bound * 1e3:.0f}",
+                percent(gap(outcome, "auto")), f"{outcome.cores:.2f}", f"{outcome.others:.2f}",
             ))  # fmt: skip
     return Table(
         "The plan of `auto`: predicted, measured, and what no plan can beat",
@@ -153,7 +104,7 @@ def _throughput(cells: Sequence[Pair]) -> Table:
     for cell, outcome in cells:
         for name in dict.fromkeys(rate.name for rate in outcome.rates):
             found = [rate_of(outcome.rates, name, window) for window in WINDOWS]
-            rows.append((cell.network, cell.group, name, *(_times(rate.median if rate else None) for rate in found)))
+            rows.append((cell.network, cell.group, name, *(times(rate.median if rate else None) for rate in found)))
     return Table(
         "Throughput",
         "Answers per second with so many requests in flight. `offload` are plain MQTT workers, one on each device, "
@@ -168,8 +119,8 @@ def _loss(cells: Sequence[Pair]) -> Table:
     names = [name for name in _planners(cells) if name != "fss"]
     rows = []
     for cell, outcome in cells:
-        losses = (_percent(loss(outcome, name)) for name in names)
-        rows.append((cell.network, cell.group, _milliseconds(outcome.of("fss")), *losses))
+        losses = (percent(loss(outcome, name)) for name in names)
+        rows.append((cell.network, cell.group, milliseconds(outcome.of("fss")), *losses))
     return Table(
         "Loss against the full searching scheme",
         "How much longer a planner's plan takes than that of FSS, which has really run every block on every device. "
@@ -200,25 +151,6 @@ def _cost(cells: Sequence[Pair]) -> Table:
         tuple(rows),
         3,
     )  # fmt: skip
-
-
-def _growth(cells: Sequence[Pair]) -> Table:
-    first = next((outcome.of("single") for _, outcome in cells), None)
-    rows = []
-    for cell, outcome in cells:
-        auto = outcome.of("auto")
-        if auto is not None and first is not None:
-            rows.append((
-                cell.network, cell.group, _milliseconds(outcome.of("single")), _milliseconds(auto), str(auto.devices),
-                _times(speedup(outcome, "auto")), f"{outcome.bound * 1e3:.0f}", _percent(gap(outcome, "auto")),
-            ))  # fmt: skip
-    return Table(
-        "Growth",
-        "Latency in ms on more and more devices, each slower than in the other tables so that twelve find room; *used* "
-        "are those that the plan of `auto` gives work to.",
-        ("network", "group", "single", "auto", "used", "speed-up", "bound", "over bound"),
-        tuple(rows),
-    )
 
 
 def lines(made: Iterable[Table]) -> Iterator[str]:
