@@ -78,4 +78,5 @@ class ProfileFile:
 def _link(content: Any) -> Link | None:
     if content is None:
         return None
-    return bounded(Link(float(content["latency"]), float(content["up"]), float(content["down"])))
+    handling = (float(content.get(name, 0.0)) for name in ("message_seconds", "byte_seconds"))
+    return bounded(Link(float(content["latency"]), float(content["up"]), float(content["down"]), *handling))

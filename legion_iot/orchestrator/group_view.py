@@ -25,11 +25,13 @@ UNKNOWN = "unknown"  # the state of an agent that has not said one
 
 @dataclass(frozen=True, slots=True)
 class LinkView:
-    """A link to the broker."""
+    """A link to the broker, and what messages take of the device's processor; 0 where that is not known."""
 
     latency_ms: float
     up_mbit_s: float
     down_mbit_s: float
+    message_ms: float
+    megabyte_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +272,13 @@ def _link(observed: Observed, name: str, told: AgentMetrics | None) -> LinkView 
     if link is None:
         return None
     link = bounded(link)
-    return LinkView(round(1e3 * link.latency, 3), round(8e-6 * link.up, 3), round(8e-6 * link.down, 3))
+    return LinkView(
+        round(1e3 * link.latency, 3),
+        round(8e-6 * link.up, 3),
+        round(8e-6 * link.down, 3),
+        round(1e3 * link.message_seconds, 3),
+        round(1e9 * link.byte_seconds, 3),
+    )
 
 
 def _shares(metrics: GroupMetrics | None) -> dict[str, float]:

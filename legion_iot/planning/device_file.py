@@ -7,7 +7,7 @@
     speed = 12               # GFLOP/s, or by class: { conv = 12, depthwise = 5, dense = 4, other = 2 }
     overhead_ms = 0.5        # of each block of a plan, and of the tail
     memory_mb = 1000
-    link = { latency_ms = 0.5, up = "100 mbit", down = "100 mbit" }
+    link = { latency_ms = 0.5, up = "100 mbit", down = "100 mbit", message_ms = 0.2, megabyte_ms = 2 }
 
     [orchestrator]           # without it: beside the broker, at no cost
     link = { latency_ms = 0.2, up = "1 gbit", down = "1 gbit" }
@@ -15,8 +15,9 @@
     [broker]                 # without it: no bottleneck
     rate = "1 gbit"          # in each direction
 
-Rates are those of payload: 100 Mbit/s Ethernet carries about 94. Classes of arithmetic that are not named are as fast
-as the slowest one that is.
+Rates are those of payload: 100 Mbit/s Ethernet carries about 94. `message_ms` and `megabyte_ms` are what handling
+messages takes of the device's processor, be they sent or received; without them, nothing. Classes of arithmetic that
+are not named are as fast as the slowest one that is.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 from legion_iot.errors import InputError
 from legion_iot.model.arithmetic import ARITHMETIC_CLASSES
 from legion_iot.planning.boards import LEAST_SPEED, MOST_SPEED, Speeds
-from legion_iot.planning.links import Link
+from legion_iot.planning.links import MOST_BYTE, MOST_MESSAGE, Link
 from legion_iot.planning.problem import Device, Group
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Samples
@@ -38,6 +39,7 @@ from legion_iot.toml_tables import check_keys, device_tables, number, numbered, 
 
 MOST_DEVICES = 64
 MOST_LATENCY_MS = 10_000
+MOST_MESSAGE_MS, MOST_MEGABYTE_MS = MOST_MESSAGE * 1e3, MOST_BYTE * 1e9
 MOST_OVERHEAD_MS = 10_000
 LEAST_RATE, MOST_RATE = 1e3, 1e12  # bits per second
 _UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
@@ -141,9 +143,14 @@ def _link(table: Mapping[str, Any], where: str) -> Link:
     if not isinstance(link, dict):
         raise InputError(f"{where}: link is no table; give one such as {_EXAMPLE_LINK}")
     where = f"{where}, link"
-    check_keys(link, ("latency_ms", "up", "down"), where)
-    latency = number(link, "latency_ms", where, 0.0, 0, MOST_LATENCY_MS) / 1e3
-    return Link(latency, _rate(link, "up", where), _rate(link, "down", where))
+    check_keys(link, ("latency_ms", "up", "down", "message_ms", "megabyte_ms"), where)
+    return Link(
+        number(link, "latency_ms", where, 0.0, 0, MOST_LATENCY_MS) / 1e3,
+        _rate(link, "up", where),
+        _rate(link, "down", where),
+        number(link, "message_ms", where, 0.0, 0, MOST_MESSAGE_MS) / 1e3,
+        number(link, "megabyte_ms", where, 0.0, 0, MOST_MEGABYTE_MS) / 1e9,
+    )
 
 
 def _rate(table: Mapping[str, Any], key: str, where: str) -> float:

@@ -12,10 +12,13 @@ What is modelled.
   too, in each direction at its rate; packets are not held up there, so it costs time only where several links together
   are faster than it.
 - Each way, to the broker and from it, adds the link's latency, during which the link is free for others.
-- Gathering at a hub takes no processor.
+- Handling a message takes the processor of who sends it before it sets off, and of who receives it before it counts as
+  delivered (`links.Link`). What is to be handled goes before computing: it holds up what is being computed, or what
+  would begin, for as long as it takes.
+- Gathering at a hub takes no processor, but for the messages.
 
 What is left out: headers, receipts, and small fragments that overtake large ones; the credit of what a sender has under
-way (it follows the rate, so it does not bind); what computing and the network take from each other on one processor.
+way (it follows the rate, so it does not bind).
 
 Several requests. In steady state the busiest resource (a processor, one direction of a link) is busy all the time, so
 `interval`, the time between answers, is its busy time per request. Where a plan has replicas, they get requests in
@@ -51,6 +54,7 @@ class Bar:
 
     `step` and `block` are those of the work that computes, that made what is sent, or that needs what is received; None
     for the network's input, and for a block where there is none. `size` is in bytes, `peer` the other participant.
+    Computing lasts longer where messages come meanwhile, which take its processor.
     """
 
     participant: str
@@ -69,7 +73,8 @@ class Estimate:
     """What a plan takes, in seconds: `latency` of a request in an idle group, `interval` between answers in a busy one.
 
     `shares` says which part of the requests each of the plan's turns gets; with replicas, latency is their mean.
-    `busy` are the seconds each resource works per request, likewise; `bars` are those of every turn.
+    `busy` are the seconds each resource works per request, likewise, a processor's with the messages it handles; `bars`
+    are those of every turn.
     """
 
     latency: float
@@ -164,8 +169,10 @@ class _Delivery:
     source: str
     target: str
     sizes: tuple[int, ...]
+    handled: list[float] = field(default_factory=list)  # when each message is ready to be sent
     sent: int = 0
     passed: int = 0
+    taken: int = 0
     send_start: float = 0.0
     receive_start: float = 0.0
 
@@ -180,9 +187,21 @@ class _Participant:
     receiving_until: float = 0.0
     ready: list[tuple[int, int]] = field(default_factory=list)  # step, work
     is_computing: bool = False
+    computing_since: float = 0.0
+    computing_until: float = 0.0
+    handling_until: float = 0.0
+
+    def handle(self, size: int, now: float) -> float:
+        """When a message that is to be handled from now on has been, which computing waits for."""
+        seconds = self.link.handling_seconds(size)
+        self.handling_until = max(now, self.handling_until) + seconds
+        if now <= self.computing_since:
+            self.computing_since += seconds
+        self.computing_until += seconds
+        return self.handling_until
 
 
-_SEND, _ARRIVE, _DELIVERED, _COMPUTED = range(4)
+_SEND, _ARRIVE, _RECEIVED, _DELIVERED, _COMPUTED = range(5)
 
 
 class _Run:
@@ -224,6 +243,11 @@ class _Run:
                     sent[resource] = sent.get(resource, 0) + size
                 for kind in ("send", "receive"):
                     sent[BROKER, kind] = sent.get((BROKER, kind), 0) + size
+                for name in (delivery.source, delivery.target):
+                    link = self._participants[name].link
+                    if link.takes_processor:
+                        seconds = sum(map(link.handling_seconds, delivery.sizes))
+                        busy[name, "compute"] = busy.get((name, "compute"), 0.0) + seconds
         for (name, kind), size in sent.items():
             rate = self._broker if name == BROKER else self._rate(name, kind)
             busy[name, kind] = size / rate
@@ -246,6 +270,8 @@ class _Run:
                 self._send(what, now)
             elif kind == _ARRIVE:
                 self._pass_on(what, now)
+            elif kind == _RECEIVED:
+                self._take(what, now)
             else:
                 self._delivered(what, now)
 
@@ -259,9 +285,15 @@ class _Run:
                 self._delivered(delivery, now)
                 continue
             source = self._participants[delivery.source]
+            if source.link.takes_processor:
+                delivery.handled = [source.handle(size, now) for size in delivery.sizes]
             source.outbox.append(delivery)
             if len(source.outbox) == 1:
-                self._at(max(now, source.sending_until), _SEND, delivery)
+                self._at_send(delivery, max(now, source.sending_until))
+
+    def _at_send(self, delivery: _Delivery, free: float) -> None:
+        """Send the transfer's next message when the link is free, and it has been handled."""
+        self._at(max(free, delivery.handled[delivery.sent]) if delivery.handled else free, _SEND, delivery)
 
     def _send(self, delivery: _Delivery, now: float) -> None:
         """The source's link is free for the transfer's next message; the next one follows it."""
@@ -276,12 +308,12 @@ class _Run:
         source.sending_until = end
         self._at(end + source.link.latency, _ARRIVE, delivery)
         if delivery.sent < len(delivery.sizes):
-            self._at(end, _SEND, delivery)
+            self._at_send(delivery, end)
             return
         self._bar("send", delivery, delivery.send_start, end)
         source.outbox.popleft()
         if source.outbox:
-            self._at(end, _SEND, source.outbox[0])
+            self._at_send(source.outbox[0], end)
 
     def _pass_on(self, delivery: _Delivery, now: float) -> None:
         """The broker has the transfer's next message."""
@@ -294,9 +326,20 @@ class _Run:
         if not delivery.passed:
             delivery.receive_start = start
         delivery.passed += 1
-        if delivery.passed == len(delivery.sizes):
+        is_last = delivery.passed == len(delivery.sizes)
+        if is_last:
             self._bar("receive", delivery, delivery.receive_start, target.receiving_until)
+        if target.link.takes_processor:
+            self._at(target.receiving_until + target.link.latency, _RECEIVED, delivery)
+        elif is_last:
             self._at(target.receiving_until + target.link.latency, _DELIVERED, delivery)
+
+    def _take(self, delivery: _Delivery, now: float) -> None:
+        """The target has the transfer's next message, and is to handle it."""
+        done = self._participants[delivery.target].handle(delivery.sizes[delivery.taken], now)
+        delivery.taken += 1
+        if delivery.taken == len(delivery.sizes):
+            self._at(done, _DELIVERED, delivery)
 
     def _delivered(self, delivery: _Delivery, now: float) -> None:
         self._missing[delivery.target_work] -= 1
@@ -318,17 +361,23 @@ class _Run:
         device = self._participants[name]
         if device.is_computing or not device.ready:
             return
-        step, number = heapq.heappop(device.ready)
-        work, end = self._works[number], now + self._seconds[number]
+        number = heapq.heappop(device.ready)[1]
         device.is_computing = True
-        self.bars.append(Bar(name, "compute", step, work.block, now, end, replica=work.replica))
-        self._at(end, _COMPUTED, number)
+        device.computing_since = max(now, device.handling_until)
+        device.computing_until = device.computing_since + self._seconds[number]
+        self._at(device.computing_until, _COMPUTED, number)
 
     def _computed(self, number: int, now: float) -> None:
-        name = self._works[number].agent
+        work = self._works[number]
+        device = self._participants[work.agent]
+        if device.computing_until > now:  # messages have come meanwhile
+            self._at(device.computing_until, _COMPUTED, number)
+            return
+        start = device.computing_since
+        self.bars.append(Bar(work.agent, "compute", work.step, work.block, start, now, replica=work.replica))
         self._has(number, now)
-        self._participants[name].is_computing = False
-        self._compute(name, now)
+        device.is_computing = False
+        self._compute(work.agent, now)
 
     def _bar(self, kind: Kind, delivery: _Delivery, start: float, end: float) -> None:
         who, peer = delivery.source, delivery.target

@@ -13,9 +13,9 @@ from collections.abc import Container
 import numpy as np
 
 from legion_iot.planning.memory import Limits
-from legion_iot.planning.problem import Group
 from legion_iot.planning.strips import Floats, Integers, bisected_heights, map_height
 from legion_iot.planning.tables import Rows, StripTables
+from legion_iot.planning.traffic import handling_seconds
 
 Family = tuple[Rows, ...]  # strips [device] by the last unit of a block
 
@@ -34,7 +34,9 @@ def usefulness(tables: StripTables) -> list[int]:
         rows = -(-map_height(network, unit.index) // len(everyone))
         share += tables.unit_seconds(unit.index, np.full(len(everyone), rows))
     moved = max(unit.live_bytes for unit in network.units) / len(everyone)
-    share += [device.link.latency + moved / min(device.link.up, device.link.down) for device in group.devices]
+    links = [device.link for device in group.devices]
+    share += [link.latency + moved / min(link.up, link.down) for link in links]
+    share += handling_seconds(links, np.full(len(links), moved))
     return [int(d) for d in np.argsort(share, kind="stable")]
 
 
@@ -106,7 +108,9 @@ def block_seconds(tables: StripTables, last: int, firsts: Container[int]) -> dic
     asked = np.unique(np.linspace(1, height, min(height, _HEIGHTS)).round().astype(np.int64))
     tops = ((height - asked) // 2)[:, None] + np.zeros(len(group.devices), dtype=np.int64)
     share, every = asked[:, None] / height, np.arange(height + 1)
-    latency, rate = _link_numbers(group)
+    links = [device.link for device in group.devices]
+    latency = np.array([link.latency for link in links])
+    rate = np.array([min(link.up, link.down) for link in links])
     found = {}
     for span in tables.spans(last, Rows(tops, tops + asked[:, None])):
         if span.first not in firsts:
@@ -116,17 +120,12 @@ def block_seconds(tables: StripTables, last: int, firsts: Container[int]) -> dic
             known = 0.0 if tensor in network.graph.inputs else share
             beyond += np.maximum(0, rows.count - known * tables.height(tensor)) * tables.row_bytes(tensor)
         # A device that takes every row lacks none, and waits for nobody.
-        seconds = span.seconds + np.where(beyond > 0, 2 * latency + beyond / rate, 0.0)
+        fetching = 2 * latency + beyond / rate + handling_seconds(links, beyond)
+        seconds = span.seconds + np.where(beyond > 0, fetching, 0.0)
         table = np.array([np.interp(every, asked, column) for column in seconds.T])
         table[:, 0] = 0.0
         found[span.first] = table
     return found
-
-
-def _link_numbers(group: Group) -> tuple[Floats, Floats]:
-    """Of each device: the latency of its link, and the lesser of its two rates in bytes per second."""
-    links = [device.link for device in group.devices]
-    return np.array([link.latency for link in links]), np.array([min(link.up, link.down) for link in links])
 
 
 def _bounds(heights: Integers) -> Rows:

@@ -6,7 +6,8 @@ lacks, x_d(c' → c), from whoever has them:
     V(j, c) = min over i, c' of  V(i − 1, c') + max_d [ x_d(c' → c) + e_d(i..j, c) ]
 
 Seconds for x_d are the latencies of both ends and the slowest of: the device's download, the most loaded upload, the
-broker's link. A map that was made in an earlier block is taken to lie where the last block's strips would have put it.
+broker's link; and what the device's processor does for the messages it gets and sends. A map that was made in an
+earlier block is taken to lie where the last block's strips would have put it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.problem import Costs, Problem
 from legion_iot.planning.strips import Floats, map_height, whole_map
 from legion_iot.planning.tables import Rows, Span, StripTables
+from legion_iot.planning.traffic import handling_seconds
 
 State = tuple[int, int]  # last unit of a block, family
 
@@ -49,10 +51,12 @@ class Move:
         latency = np.array([device.link.latency for device in group.devices])
         up = np.array([device.link.up for device in group.devices])
         down = np.array([device.link.down for device in group.devices])
+        links = [device.link for device in group.devices]
+        handling = handling_seconds(links, missing) + handling_seconds(links, supply)
         loaded = np.maximum((supply / up).max(-1), missing.sum(-1) / group.broker)
         far = np.where(supply > 0, latency, 0.0).max(-1)
         moved = latency + np.maximum(missing / down, loaded[..., None]) + far[..., None]
-        seconds: Floats = np.where(missing > 0, moved, 0.0)
+        seconds: Floats = np.where(missing > 0, moved, 0.0) + handling
         return seconds
 
 

@@ -4,7 +4,8 @@
 
 S_d: the rows that the strip of device d needs, from the hub (from the orchestrator for the first block); E_d: computing
 it; R_d: its rows, to the hub. What the hub itself needs and makes stays there. All strips leave by the hub's one link,
-and all arrive by it, so nobody has its rows before the hub's link could carry those of all.
+and all arrive by it, so nobody has its rows before the hub's link could carry those of all and its processor handle
+them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from legion_iot.planning.problem import Costs, Group, Problem, Reading, TileRun
 from legion_iot.planning.shortest_path import Division
 from legion_iot.planning.strips import Floats, map_height, strip_tiles, strips, whole_map
 from legion_iot.planning.tables import Rows, StripTables
+from legion_iot.planning.traffic import handling_seconds
 
 Strips = Mapping[str, Interval]  # by agent, in the group's order
 
@@ -93,7 +95,10 @@ def _spread(group: Group, centre: str | None, nbytes: Floats, *, outgoing: bool)
     latency = np.array([device.link.latency for device in group.devices]) + link.latency
     rate = np.array([device.link.down if outgoing else device.link.up for device in group.devices])
     shared = moved.sum(-1, keepdims=True) / min(link.up if outgoing else link.down, group.broker)
-    seconds: Floats = np.where(moved > 0, latency + np.maximum(moved / rate, shared), 0.0)
+    centre_handles = handling_seconds([link] * len(group.devices), moved).sum(-1, keepdims=True)
+    handling = handling_seconds([device.link for device in group.devices], moved)
+    taken = latency + np.maximum(moved / rate, np.maximum(shared, centre_handles)) + handling
+    seconds: Floats = np.where(moved > 0, taken, 0.0)
     return seconds
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from legion_iot.model.graph import NUMPY_DTYPES, Tensor
+from legion_iot.planning.links import Link
 from legion_iot.planning.routing import ORCHESTRATOR, Transfer
+from legion_iot.planning.strips import Floats
 
 SHARE = 32  # fragments to a large region
 LEAST_PIECE, MOST_PIECE = 32 << 10, 512 << 10  # bytes of elements in one fragment of a region that is divided
@@ -34,6 +38,18 @@ def messages(transfer: Transfer, tensor: Tensor, wire: str = EXACT) -> tuple[int
 def least_element_bytes(tensor: Tensor, wire: str) -> int:
     """The fewest bytes in which an element can travel between agents."""
     return _ELEMENT_BYTES[wire] if wire != EXACT and tensor.dtype == EXACT else NUMPY_DTYPES[tensor.dtype].itemsize
+
+
+def handling_seconds(links: Sequence[Link], nbytes: Floats) -> Floats:
+    """About how long the processors of participants (last axis) are busy with so many bytes, sent or received.
+
+    They are taken for one region, in fragments; for searches that cannot look at each message.
+    """
+    of_message = np.array([link.message_seconds for link in links])
+    of_byte = np.array([link.byte_seconds for link in links])
+    fragments = 1 + np.minimum(nbytes / LEAST_PIECE, SHARE)
+    seconds: Floats = np.where(nbytes > 0, of_message * fragments + of_byte * nbytes, 0.0)
+    return seconds
 
 
 @functools.lru_cache(maxsize=1 << 16)

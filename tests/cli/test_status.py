@@ -102,7 +102,9 @@ NAMES = [("a", "b"), ("kitchen-window", "x"), tuple(f"{'n' * 30}-{n}" for n in r
 @pytest.mark.parametrize("width", [80, 100, 160])
 @pytest.mark.parametrize("names", NAMES, ids=["short", "mixed", "long"])
 def test_every_figure_is_readable_and_nothing_wraps(width: int, names: tuple[str, ...]) -> None:
-    view = like(names, board="A Board With a Name of 38 Characters !", link=LinkView(0.4, 941.2, 93.6), load=12.25)
+    view = like(
+        names, board="A Board With a Name of 38 Characters !", link=LinkView(0.4, 941.2, 93.6, 0.2, 2.0), load=12.25
+    )
     lines = printed(screen(view, HEADING, width), width)
     rows = [text for text in lines if "online " in text]
     assert [row.split()[0].rstrip("…") for row in rows] == [
@@ -198,8 +200,11 @@ def test_columns_go_where_there_is_no_room_for_them() -> None:
             'agent ant a="two words" b="say \\"x\\"" c="-" d="a=b"',
         ),
         ({"a": ("x", "y"), "b": "red\x1b[31m"}, "agent ant a=x,y b=red�[31m"),
-        (fields(LinkView, None, "latency_ms", prefix="link_"), "agent ant link_up_mbit_s=- link_down_mbit_s=-"),
-        ({"each": (LinkView(0.5, 10.0, 20.0),)}, "agent ant each=0.5:10:20"),
+        (
+            fields(LinkView, None, "latency_ms", prefix="link_"),
+            "agent ant link_up_mbit_s=- link_down_mbit_s=- link_message_ms=- link_megabyte_ms=-",
+        ),
+        ({"each": (LinkView(0.5, 10.0, 20.0, 1.5, 3.0),)}, "agent ant each=0.5:10:20:1.5:3"),
     ],
 )
 def test_a_plain_line(shown: dict[str, Any], text: str) -> None:

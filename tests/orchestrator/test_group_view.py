@@ -33,7 +33,8 @@ CATS = ModelMetrics(
 )  # fmt: skip
 DOGS = dataclasses.replace(CATS, name="dogs", sha256="c" * 64, work=(Work("bee", 40.0, 1.0),), failed=(), waiting=0)
 ANT = AgentMetrics(
-    "ant", "online", "", "", "Raspberry Pi 4", 0.5, 51.0, False, 100, 1000, 9, 4.5, 7, 8, Link(0.0004, 1.25e6, 2.5e6),
+    "ant", "online", "", "", "Raspberry Pi 4", 0.5, 51.0, False, 100, 1000, 9, 4.5, 7, 8,
+    Link(0.0004, 1.25e6, 2.5e6, 0.0015, 8e-9),
     1.5,
 )  # fmt: skip
 SOONER = "answers come sooner than the bound allows: what was measured does not hold any more"
@@ -78,7 +79,7 @@ def test_a_group() -> None:
     assert (ant.problems, ant.cores, ant.temperature_c) == ((), 4, 51.0)
     assert (ant.resident_bytes, ant.memory_bytes) == (100, 1000)
     assert ant.link is not None
-    assert dataclasses.astuple(ant.link) == (0.4, 10.0, 20.0)
+    assert dataclasses.astuple(ant.link) == (0.4, 10.0, 20.0, 1.5, 8.0)
     cats, dogs = view.models
     assert (cats.blocks, cats.replicas, cats.tail_agent, cats.agents) == (0, 2, "bee", ("ant", "bee"))
     assert [(each.agent, each.share) for each in cats.work] == [("ant", 0.75), ("bee", 0.25)]

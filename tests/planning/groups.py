@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,17 @@ def random_group(draw: random.Random, names: Sequence[str] = AGENTS) -> Group:
     """A group of devices that have nothing in common; one in two has a broker that is no bottleneck."""
     devices = tuple(Device(name, name, random_link(draw)) for name in names)
     return Group(devices, random_link(draw), draw.choice((float("inf"), 10 ** draw.uniform(3, 6))))
+
+
+def with_handling(group: Group, draw: random.Random) -> Group:
+    """The same group, with messages that cost the processors of about one participant in two."""
+
+    def handled(link: Link) -> Link:
+        seconds = draw.choice(((0.0, 0.0), (draw.uniform(0, 0.01), 10 ** draw.uniform(-7, -4))))
+        return dataclasses.replace(link, message_seconds=seconds[0], byte_seconds=seconds[1])
+
+    devices = tuple(dataclasses.replace(device, link=handled(device.link)) for device in group.devices)
+    return dataclasses.replace(group, devices=devices, orchestrator=handled(group.orchestrator))
 
 
 def random_costs(network: Network, draw: random.Random, names: Sequence[str] = AGENTS) -> FlopCosts:

@@ -18,15 +18,17 @@ Choice = tuple[float, tuple[int, int], str, int]  # when, what goes first at the
 
 @dataclass
 class Message:
-    """`work` needs it, `maker` made it (−1: it is input); `at_broker` and `here` are None before it has come there."""
+    """`work` needs it, `maker` made it (−1: it is input); times are None before it has come so far."""
 
     maker: int
     work: int
     source: str
     target: str
     size: int
+    packed: float | None = None  # handled by who sends it
     at_broker: float | None = None
-    here: float | None = None
+    arrived: float | None = None
+    here: float | None = None  # handled by who receives it
 
 
 class SlowSimulation:
@@ -42,9 +44,15 @@ class SlowSimulation:
 
     def run(self) -> float:
         """The latency."""
-        while choices := [*self._computations(), *self._uploads(), *self._downloads()]:
+        acts = {
+            "pack": self._pack, "compute": self._compute,
+            "up": self._upload, "down": self._download, "take": self._take,
+        }  # fmt: skip
+        while choices := [
+            *self._packings(), *self._computations(), *self._uploads(), *self._downloads(), *self._takings()
+        ]:  # fmt: skip
             when, _, kind, number = min(choices)
-            {"compute": self._compute, "up": self._upload, "down": self._download}[kind](number, when)
+            acts[kind](number, when)
         answer = len(self.routing.works) - 1
         latency = self._ready(answer, self.routing.works[answer])
         assert latency is not None
@@ -69,6 +77,40 @@ class SlowSimulation:
     def _link(self, name: str) -> Link:
         return self.members.orchestrator if name == ORCHESTRATOR else self.members[name].link
 
+    def _packings(self) -> list[Choice]:
+        return [
+            (self.done[message.maker], (-1, number), "pack", number)
+            for number, message in enumerate(self.messages)
+            if message.maker in self.done and message.packed is None
+        ]
+
+    def _pack(self, number: int, when: float) -> None:
+        message = self.messages[number]
+        message.packed = self._handled(message.source, message.size, when)
+
+    def _takings(self) -> list[Choice]:
+        return [
+            (message.arrived, (3, number), "take", number)
+            for number, message in enumerate(self.messages)
+            if message.arrived is not None and message.here is None
+        ]
+
+    def _take(self, number: int, when: float) -> None:
+        message = self.messages[number]
+        message.here = self._handled(message.target, message.size, when)
+
+    def _handled(self, name: str, size: int, when: float) -> float:
+        """When a participant has handled a message; what it computes then takes as much longer."""
+        link = self._link(name)
+        seconds = link.message_seconds + size * link.byte_seconds
+        self.free[name, "handle"] = max(when, self.free.get((name, "handle"), 0.0)) + seconds
+        for number, work in enumerate(self.routing.works):
+            if work.agent == name and not work.gathers and self.done.get(number, -1.0) > when:
+                start, end = self.computing[work.step, name]
+                self.computing[work.step, name] = start + (seconds if start >= when else 0.0), end + seconds
+                self.done[number] = self.free[name, "compute"] = end + seconds
+        return self.free[name, "handle"]
+
     def _uploads(self) -> list[Choice]:
         """Of each sender, the message that was made first."""
         choices: list[Choice] = []
@@ -76,11 +118,13 @@ class SlowSimulation:
             waiting = [
                 (self.done[message.maker], number)
                 for number, message in enumerate(self.messages)
-                if message.source == source and message.maker in self.done and message.at_broker is None
+                if message.source == source and message.packed is not None and message.at_broker is None
             ]
             if waiting:
-                made, number = min(waiting)
-                choices.append((max(made, self.free.get((source, "up"), 0.0)), (1, number), "up", number))
+                number = min(waiting)[1]
+                packed = self.messages[number].packed
+                assert packed is not None
+                choices.append((max(packed, self.free.get((source, "up"), 0.0)), (1, number), "up", number))
         return choices
 
     def _upload(self, number: int, when: float) -> None:
@@ -95,7 +139,7 @@ class SlowSimulation:
         return [
             (message.at_broker, (2, number), "down", number)
             for number, message in enumerate(self.messages)
-            if message.at_broker is not None and message.here is None
+            if message.at_broker is not None and message.arrived is None
         ]
 
     def _download(self, number: int, when: float) -> None:
@@ -106,7 +150,7 @@ class SlowSimulation:
         self.free["broker", "out"] = through
         ended = max(begin, self.free.get((message.target, "down"), 0.0)) + message.size / link.down
         self.free[message.target, "down"] = max(ended, through)
-        message.here = self.free[message.target, "down"] + link.latency
+        message.arrived = self.free[message.target, "down"] + link.latency
 
     def _computations(self) -> list[Choice]:
         """Of each device, of what is ready once it is free the lowest step; a hub gathers at once."""
@@ -127,14 +171,14 @@ class SlowSimulation:
 
     def _compute(self, number: int, when: float) -> None:
         work = self.routing.works[number]
-        self.done[number] = when + self._seconds(work)
-        if not work.gathers:
-            self.free[work.agent, "compute"] = self.done[number]
-            self.computing[work.step, work.agent] = when, self.done[number]
+        if work.gathers:
+            self.done[number] = when
+            return
+        begin = max(when, self.free.get((work.agent, "handle"), 0.0))
+        self.done[number] = self.free[work.agent, "compute"] = begin + self._seconds(work)
+        self.computing[work.step, work.agent] = begin, self.done[number]
 
     def _seconds(self, work: Work) -> float:
-        if work.gathers:
-            return 0.0
         if work.units is None:
             return self.costs.tail_seconds(work.agent)
         reference = self.network.units[work.units[1]].reference

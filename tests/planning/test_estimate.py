@@ -21,7 +21,7 @@ from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.problem import Device, Group
 from legion_iot.planning.routing import ORCHESTRATOR, route
 from legion_iot.planning.traffic import EXACT, messages
-from tests.planning.groups import FlopCosts, random_costs, random_group
+from tests.planning.groups import FlopCosts, random_costs, random_group, with_handling
 from tests.planning.plans import random_plan
 from tests.planning.slow_simulation import SlowSimulation
 from tests.runtime.networks import NETWORKS
@@ -207,6 +207,35 @@ def test_an_agent_the_group_does_not_have_is_named() -> None:
         estimate(pointwise(1), plan, group({"b": EVEN}, EVEN), RowCosts({}))
 
 
+def test_messages_take_the_processors_of_both_ends_before_they_count() -> None:
+    """A device that gets the input, half a second of handling for each of its two messages, and returns as many."""
+    members = group({"a": dataclasses.replace(EVEN, latency=0.0, message_seconds=0.5)}, Link(0.0, math.inf, math.inf))
+    plan = Plan("single", (Block(0, 0, strips(("a", 0, 64))),), "a")
+    costs = RowCosts({"a": 1 / 64})
+    network = pointwise(1)
+    sizes = [messages(t, network.graph.tensors[t.tensor]) for t in route(network, plan).transfers]
+    assert [len(each) for each in sizes] == [64, 64]
+    # The link brings a row every 1/8 s, so all but the first wait for the processor; rows leave in 1/4 s.
+    result = estimate(network, plan, members, costs)
+    assert result.latency == pytest.approx(1 / 8 + 64 / 2 + 1 + 64 / 2 + 1 / 4)
+    assert result.busy["a", "compute"] == pytest.approx(64 / 2 + 1 + 64 / 2)
+    assert result.interval == pytest.approx(65)
+
+
+def test_what_comes_meanwhile_holds_up_what_is_computed() -> None:
+    """Device a computes its half while the rows that b makes, and a needs for the next block, come and cost."""
+    network, free = pointwise(2), Link(0.0, math.inf, math.inf)
+    plan = Plan("any", (Block(0, 0, strips(("a", 0, 32), ("b", 32, 64))), Block(1, 1, strips(("a", 0, 64)))), "a")
+    costs = RowCosts({"a": 1.0, "b": 0.25})
+    before = estimate(network, plan, group({"a": free, "b": free}, free), costs)
+    assert before.latency == pytest.approx(32 + 64)
+    after = estimate(network, plan, group({"a": Link(0.0, math.inf, math.inf, 0.125), "b": free}, free), costs)
+    # 32 messages of the input before the half can begin, 32 of b's while it is computed, 64 of the answer.
+    assert after.latency == pytest.approx(32 / 8 + 32 + 32 / 8 + 64 + 64 / 8)
+    first = next(bar for bar in after.bars if bar.kind == "compute" and bar.participant == "a")
+    assert (first.start, first.end) == pytest.approx((32 / 8, 32 / 8 + 32 + 32 / 8))
+
+
 # --- any plan ---
 
 
@@ -216,6 +245,7 @@ def test_any_plan_takes_as_long_as_in_the_slow_simulation(name: str, seed: int) 
     network, draw = NETWORKS[name], random.Random(seed)
     plan = dataclasses.replace(random_plan(network, draw), replicas=())
     members, costs = random_group(draw), random_costs(network, draw)
+    members = with_handling(members, draw) if seed % 2 else members
     result = estimate(network, plan, members, costs)
     slow = SlowSimulation(network, plan, members, costs)
     assert result.latency == pytest.approx(slow.run(), rel=1e-9)
@@ -230,7 +260,7 @@ def test_any_plan_takes_as_long_as_in_the_slow_simulation(name: str, seed: int) 
 def test_nobody_is_busy_for_longer_than_the_request_takes(name: str, seed: int) -> None:
     network, draw = NETWORKS[name], random.Random(seed)
     plan = random_plan(network, draw)
-    members, costs = random_group(draw), random_costs(network, draw)
+    members, costs = with_handling(random_group(draw), draw), random_costs(network, draw)
     estimator = Estimator(network, members, costs)
     result = estimator.estimate(plan)
     assert sum(result.shares) == pytest.approx(1)
@@ -269,9 +299,11 @@ def _check_bars(result: Estimate, network: Network, plan: Plan, members: Group) 
 def test_twice_as_fast_takes_half_as_long(name: str, seed: int) -> None:
     network, draw = NETWORKS[name], random.Random(seed)
     plan, members, costs = random_plan(network, draw), random_group(draw), random_costs(network, draw)
+    members = with_handling(members, draw)
 
     def twice(link: Link) -> Link:
-        return Link(link.latency / 2, link.up * 2, link.down * 2)
+        half = (link.message_seconds / 2, link.byte_seconds / 2)
+        return Link(link.latency / 2, link.up * 2, link.down * 2, *half)
 
     devices = tuple(dataclasses.replace(device, link=twice(device.link)) for device in members.devices)
     faster = Group(devices, twice(members.orchestrator), members.broker * 2)
@@ -294,8 +326,21 @@ def test_a_faster_link_never_makes_answers_rarer(name: str, seed: int) -> None:
     plan, members, costs = random_plan(network, draw), random_group(draw), random_costs(network, draw)
     plan = dataclasses.replace(plan, replicas=())
     first = members.devices[0]
-    better = dataclasses.replace(first, link=Link(first.link.latency, first.link.up * 3, first.link.down * 3))
+    link = dataclasses.replace(first.link, up=first.link.up * 3, down=first.link.down * 3)
+    better = dataclasses.replace(first, link=link)
     faster = dataclasses.replace(members, devices=(better, *members.devices[1:]))
     assert estimate(network, plan, faster, costs).interval <= estimate(network, plan, members, costs).interval * (
         1 + 1e-9
     )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("seed", range(10))
+def test_dearer_messages_never_make_answers_more_frequent(name: str, seed: int) -> None:
+    network, draw = NETWORKS[name], random.Random(seed)
+    plan, members, costs = random_plan(network, draw), random_group(draw), random_costs(network, draw)
+    plan = dataclasses.replace(plan, replicas=())
+    dearer = with_handling(members, draw)
+    before, after = estimate(network, plan, members, costs), estimate(network, plan, dearer, costs)
+    assert after.interval >= before.interval * (1 - 1e-9)
+    assert after.busy[ORCHESTRATOR, "send"] == before.busy[ORCHESTRATOR, "send"]
