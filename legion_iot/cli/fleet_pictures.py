@@ -101,7 +101,7 @@ def _accounted(pair: Pair) -> tuple[Account, Account] | None:
 def _accounts(cells: list[Pair], directory: Path) -> Path:
     """Two bars for each cell, one below the other: what was measured, part by part, and what was predicted."""
     found = [(cell, both) for cell, outcome in cells if (both := _accounted((cell, outcome))) is not None]
-    figure = new_figure(7.2, 1.2 + 0.42 * len(found))
+    figure = new_figure(7.2, 1.4 + 0.42 * len(found))
     axes = figure.add_subplot()
     for shift, which in ((0.2, 0), (-0.2, 1)):
         places = [len(found) - number + shift for number in range(len(found))]
@@ -115,7 +115,7 @@ def _accounts(cells: list[Pair], directory: Path) -> Path:
         [len(found) - number for number in range(len(found))], [f"{cell.network} {cell.group}" for cell, _ in found]
     )
     axes.set(xlabel="latency of auto, ms: measured, and below it predicted")
-    axes.legend(fontsize="x-small")
+    axes.legend(fontsize="x-small", ncols=len(Account().parts), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     path = directory / "account.png"
     save(figure, path)
     return path

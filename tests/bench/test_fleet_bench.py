@@ -308,3 +308,28 @@ def test_a_file_is_shown_without_measuring(tmp_path: Path) -> None:
     assert sum(shown.rows[0]["planners"][1]["measured_parts_ms"].values()) == pytest.approx(250.0)
     assert shown.setting["links"] == "50, 100 Mbit/s each way"
     assert json.dumps(shown.rows)
+
+
+def test_rows_that_are_compared_stand_below_each_other(tmp_path: Path) -> None:
+    record = Record(tmp_path / "cells.jsonl")
+    record.begin(CALIBRATION, "legion bench fleet")
+    first = replace(CELL, group="2F")
+    for cell in (
+        first,
+        replace(CELL, experiment="growth"),
+        replace(first, network="yolov2"),
+        replace(CELL, network="yolov2", wire="float16"),
+        replace(CELL, network="yolov2"),
+        CELL,
+    ):
+        record.add(cell, outcome(figures("auto", 1.0)))
+    shown, _ = bench.report(tmp_path / "cells.jsonl")
+    found = [(row["experiment"], row["network"], row["wire"], row["group"]) for row in shown.rows]
+    assert found == [
+        ("latency", "vgg16", "float32", "2F"),
+        ("latency", "vgg16", "float32", "6F"),
+        ("latency", "yolov2", "float32", "2F"),
+        ("latency", "yolov2", "float32", "6F"),
+        ("latency", "yolov2", "float16", "6F"),
+        ("growth", "vgg16", "float32", "6F"),
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from legion_iot.bench.fleet.account import Account
-from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Experiment, Outcome, Record, read_record
+from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Experiment, Finished, Outcome, Record, read_record
 from legion_iot.bench.fleet.checks import checks
 from legion_iot.bench.fleet.experiment import Laboratory, run_cells
 from legion_iot.bench.fleet.groups import Calibration, calibrate, parse_fleet, parse_rate
@@ -127,7 +127,23 @@ def report(resume: Path) -> tuple[BenchReport, Record]:
     record = read_record(resume)
     if not record.finished:
         raise InputError(f"{resume}: no cell is finished there; measure some first (--resume)")
+    record.finished = _in_order(record.finished)
     return _report(record, {}), record
+
+
+def _in_order(finished: Finished) -> dict[Cell, Outcome]:
+    """By experiment, network, wire dtype and group: rows that are compared stand below each other."""
+
+    def first_seen(name: Callable[[Cell], str]) -> dict[str, int]:
+        return {value: place for place, value in enumerate(dict.fromkeys(map(name, finished)))}
+
+    networks, groups = first_seen(lambda cell: cell.network), first_seen(lambda cell: cell.group)
+
+    def place(cell: Cell) -> tuple[int, int, int, int]:
+        wire = ALL_WIRES.index(cell.wire)
+        return EXPERIMENTS.index(cell.experiment), networks[cell.network], wire, groups[cell.group]
+
+    return {cell: finished[cell] for cell in sorted(finished, key=place)}
 
 
 def _report(record: Record, conditions: dict[str, Any]) -> BenchReport:

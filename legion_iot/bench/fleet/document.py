@@ -23,9 +23,11 @@ take turns within one run, so that what else the machine does hits all alike; ev
 model's. The broker's own link and the orchestrator's are not limited. Planners are described in
 [planning.md](planning.md), labs in [lab.md](lab.md). The zoo has no integer model of these networks, so none is here.
 
-**Energy** is not given: what a request costs in joules depends on what a board draws while it computes, sends and
-waits, and an emulated device draws nothing of its own. What can be measured instead is below: processor-seconds (of
-this machine's cores) and bytes on the links, for each request and planner.
+**Energy** is not given in joules: what a board draws while it computes, sends and waits is not known here, and an
+emulated device draws nothing of its own. Of the Firefly-RK3399 no measurement by load was found; an Odroid-XU4 with all
+cores busy draws 5.5 to 8.5 W from 500 to 1400 MHz (github.com/ThomasKaiser/sbc-bench, Efficiency_Graphing.md), so the
+clock alone decides more than a planner does. What can be measured instead is below: processor time of this machine's
+cores, and bytes on the links, for each request and planner.
 """
 
 
