@@ -24,7 +24,7 @@ from legion_iot.planning.routing import ORCHESTRATOR, route
 from legion_iot.planning.traffic import EXACT, messages
 from legion_iot.planning.whole import whole_plan
 from legion_iot.tracing.timeline import Timeline
-from tests.planning.groups import random_costs, random_group
+from tests.planning.groups import random_costs, random_group, with_handling
 from tests.planning.plans import random_plan
 from tests.runtime.networks import NETWORKS
 
@@ -37,6 +37,7 @@ def test_a_prediction_is_accounted_for_to_the_end(name: str, seed: int) -> None:
     network, draw = NETWORKS[name], random.Random(seed)
     plan = dataclasses.replace(random_plan(network, draw), replicas=())
     group, costs = random_group(draw), random_costs(network, draw)
+    group = with_handling(group, draw) if seed % 2 else group
     predicted = estimate(network, plan, group, costs)
     account = Accountant(network, group, route(network, plan), EXACT).predicted(predicted)
     assert account.seconds == pytest.approx(predicted.latency)
@@ -61,13 +62,31 @@ def test_one_device_computes_and_waits_for_its_link_alone(name: str, seed: int) 
     assert account.queued == pytest.approx(0)
 
 
+def test_handling_of_what_came_last_is_waited_for() -> None:
+    """One device, one message each way: half a second of handling before it computes, and half after that."""
+    network, draw = NETWORKS["chain"], random.Random(2)
+    quick, costs = random_group(draw, ("ant",)), random_costs(network, draw)
+    slow = dataclasses.replace(quick.devices[0].link, message_seconds=0.5)
+    group = dataclasses.replace(quick, devices=(dataclasses.replace(quick.devices[0], link=slow),))
+    routing = route(network, whole_plan("single", network, "ant"))
+    plan = whole_plan("single", network, "ant")
+    with_it = Accountant(network, group, routing, EXACT).predicted(estimate(network, plan, group, costs))
+    without = Accountant(network, quick, routing, EXACT).predicted(estimate(network, plan, quick, costs))
+    tensors = network.graph.tensors
+    sent = [messages(transfer, tensors[transfer.tensor]) for transfer in routing.transfers if transfer.source != "ant"]
+    assert [len(each) for each in sent] == [1]
+    assert with_it.queued == pytest.approx(without.queued) == 0
+    assert with_it.computing == pytest.approx(without.computing)
+    assert with_it.waiting - without.waiting == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_what_a_request_took_is_accounted_for_to_the_end(seed: int) -> None:
     network, draw = NETWORKS["residual"], random.Random(seed)
     plan = dataclasses.replace(random_plan(network, draw), replicas=())
     group, routing = random_group(draw), route(network, plan)
     predicted = estimate(network, plan, group, random_costs(network, draw))
-    traced = as_traced(predicted.bars, routing, _links(group))
+    traced = as_traced(predicted, routing, _links(group))
     times = dataclasses.replace(traced.times, taken=-0.25, published=traced.times.ended + 0.5)
     slower = {key: dataclasses.replace(timing, sending=0.001) for key, timing in traced.timings.items()}
     measured = dataclasses.replace(traced, times=times, timings=slower)
@@ -83,7 +102,7 @@ def test_nothing_is_accounted_for_where_a_report_was_lost() -> None:
     network, draw = NETWORKS["residual"], random.Random(1)
     plan = dataclasses.replace(random_plan(network, draw), replicas=())
     group, routing = random_group(draw), route(network, plan)
-    traced = as_traced(estimate(network, plan, group, random_costs(network, draw)).bars, routing, _links(group))
+    traced = as_traced(estimate(network, plan, group, random_costs(network, draw)), routing, _links(group))
     lost = dataclasses.replace(traced, timings=dict(list(traced.timings.items())[1:]))
     assert Accountant(network, group, routing, EXACT).measured(Timeline(routing, (lost,), {}), lost, 9.0) is None
 

@@ -26,11 +26,11 @@ class Account:
 
     - `client`: between the client and the orchestrator, through the broker, both ways.
     - `orchestrator`: reading the input, dividing it, publishing the answer.
-    - `computing`: of the devices on the path.
+    - `computing`: of the devices on the path, with what messages that come meanwhile take of their processors.
     - `links`: what the transfers on the path take alone on their two links, at the rates that were measured.
     - `sending`: what encoding and handing to the connection takes beyond that.
-    - `waiting`: of those transfers, beyond both: behind others on a link, at the broker, and for the processor of the
-      receiver to take them up.
+    - `waiting`: of those transfers, beyond both: behind others on a link, at the broker, and for processors to handle
+      their messages; of a prediction that is all handling, sending included.
     - `queued`: inputs are complete, and the device's processor is busy with something else.
     """
 
@@ -75,7 +75,7 @@ class Accountant:
 
     def predicted(self, estimate: Estimate) -> Account:
         """Of the plan's first turn, as it was predicted."""
-        traced = as_traced(estimate.bars, self._routing, self._links)
+        traced = as_traced(estimate, self._routing, self._links)
         account = self._account(Timeline(self._routing, (traced,), {}), traced, 0.0, 0.0)
         assert account is not None  # a prediction says of every step when it is done
         return account
@@ -131,10 +131,11 @@ def without_links(group: Group) -> Group:
     return Group(devices, instant)
 
 
-def as_traced(bars: Sequence[Bar], routing: Routing, links: Mapping[str, Link]) -> TracedRequest:
+def as_traced(estimate: Estimate, routing: Routing, links: Mapping[str, Link]) -> TracedRequest:
     """What is predicted of a plan's first turn, as if it had been measured; the clocks of all are one."""
-    ours = [bar for bar in bars if bar.replica == 0]
+    ours = [bar for bar in estimate.bars if bar.replica == 0]
     computing = {(bar.step, bar.participant): (bar.start, bar.end) for bar in ours if bar.kind == "compute"}
+    begun = _free_since(ours)
     came: dict[tuple[int | None, str], dict[str, float]] = {}  # by step and who needs it: from whom, until when
     for bar in ours:
         if bar.kind == "receive":
@@ -156,9 +157,13 @@ def as_traced(bars: Sequence[Bar], routing: Routing, links: Mapping[str, Link]) 
         ready = max((*heard.values(), *kept), default=0.0)
         if work.agent == ORCHESTRATOR:
             times.outputs = {peer: (last, last) for peer, last in heard.items()}
-            times.ended = ready
+            times.ended = estimate.latency if routing.replicas == 1 else ready  # the orchestrator handles messages, too
             continue
         start, end = computing.get(key, (ready, ready))  # a gathering computes nothing
+        if begun.get(key, start) <= ready < start and ready in heard.values():
+            # Nothing else was computed: what came last was still being handled.
+            heard = {peer: start if last == ready else last for peer, last in heard.items()}
+            ready = start
         made[key] = end
         first = min((*heard.values(), *kept), default=0.0)
         timings[key] = TileTiming(
@@ -167,3 +172,13 @@ def as_traced(bars: Sequence[Bar], routing: Routing, links: Mapping[str, Link]) 
         )  # fmt: skip
         times.sends += [InputSend(work.agent, 0.0, 0.0, 0)] * (ORCHESTRATOR in heard)
     return TracedRequest("", times, timings)
+
+
+def _free_since(bars: Sequence[Bar]) -> dict[tuple[int | None, str], float]:
+    """When what a device computed before each step had ended; by step and device."""
+    found: dict[tuple[int | None, str], float] = {}
+    until: dict[str, float] = {}
+    for bar in sorted((bar for bar in bars if bar.kind == "compute"), key=lambda bar: bar.start):
+        found[bar.step, bar.participant] = until.get(bar.participant, 0.0)
+        until[bar.participant] = bar.end
+    return found

@@ -24,7 +24,8 @@ def account_table(cells: Sequence[Pair]) -> Table:
         "publishing the answer. *computing*: of the devices on the chain, so what is computed twice (halos) and the "
         "slowest device are in it. *links*: what the transfers on the chain take alone at the measured rates. "
         "*sending*: encoding and handing to the connection, beyond that. *waiting*: of those transfers, beyond both: "
-        "behind others on a link, at the broker, and for the receiver's processor to take messages up. *queued*: "
+        "behind others on a link, at the broker, and for processors to handle their messages, which is where a "
+        "prediction has all handling but that which computing waits for. *queued*: "
         "inputs are there, and the device's processor is busy with something else. Of the bound, *computing* is what "
         "is left with links that take no time, *links* the rest: no halo, all devices busy to the end.",
         ("network", "group", "wire", "what", *_PARTS, "sum"),

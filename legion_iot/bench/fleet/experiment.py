@@ -149,7 +149,7 @@ def _turns(
             rounds[name].append(tuple(ways[name](REQUESTS)))
             uses.append(laboratory.meter.read())
             if name in planned:
-                traces[name].spent.append(spending.read(REQUESTS, planned[name].estimate.bars))
+                traces[name].spent.append(spending.read(REQUESTS, planned[name].tile_seconds))
                 traces[name].accounts.extend(session.accounts(group, rounds[name][-1]))
     figures = []
     for name, each in planned.items():

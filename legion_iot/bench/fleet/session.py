@@ -10,12 +10,12 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from legion_iot.bench.fleet import closed_loop
-from legion_iot.bench.fleet.account import Account, Accountant
+from legion_iot.bench.fleet.account import Account, Accountant, without_links
 from legion_iot.bench.fleet.subject import Subject
 from legion_iot.errors import AgentError, LegionError, RequestError
 from legion_iot.lab.report import compare
@@ -59,8 +59,20 @@ class Planned:
     @property
     def estimate(self) -> Estimate:
         """What was predicted when the plan was found."""
+        return self._estimate(self.problem.group)
+
+    def _estimate(self, group: Group) -> Estimate:
         problem = self.problem
-        return Estimator(problem.network, problem.group, self.predictor, problem.wire).estimate(self.plan)
+        return Estimator(problem.network, group, self.predictor, problem.wire).estimate(self.plan)
+
+    @property
+    def tile_seconds(self) -> Mapping[str, float]:
+        """Seconds that each device computes in the plan's first turn, without what messages take meanwhile."""
+        found: dict[str, float] = {}
+        for bar in self._estimate(without_links(self.problem.group)).bars:
+            if bar.kind == "compute" and bar.replica == 0:
+                found[bar.participant] = found.get(bar.participant, 0.0) + bar.end - bar.start
+        return found
 
 
 @dataclass(slots=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from legion_iot.lab.running import LabAgent
-from legion_iot.planning.estimate import Bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +45,18 @@ class SpendingMeter:
         self._agents = agents
         self._before = {agent.name: _count(agent) for agent in agents}
 
-    def read(self, requests: int, bars: Sequence[Bar]) -> tuple[Spent, ...]:
-        """Per request of so many since then, whose plan is predicted to be these bars."""
+    def read(self, requests: int, tile_seconds: Mapping[str, float]) -> tuple[Spent, ...]:
+        """Per request of so many since then, which keep each device computing for so long."""
         spent = []
         for agent in self._agents:
             before, now = self._before[agent.name], _count(agent)
             share = agent.state.device.cpu_share
-            seconds = sum(bar.end - bar.start for bar in computing_of(bars, agent.name))
             spent.append(Spent(
-                agent.name, share, (now.processor - before.processor) / requests, seconds * share,
+                agent.name, share, (now.processor - before.processor) / requests,
+                tile_seconds.get(agent.name, 0.0) * share,
                 (now.sent - before.sent) / requests, (now.received - before.received) / requests,
             ))  # fmt: skip
         return tuple(spent)
-
-
-def computing_of(bars: Sequence[Bar], device: str) -> list[Bar]:
-    """What a device computes in the first turn of a plan."""
-    return [bar for bar in bars if (bar.kind, bar.participant, bar.replica) == ("compute", device, 0)]
 
 
 def average(spent: Sequence[tuple[Spent, ...]]) -> tuple[Spent, ...]:
