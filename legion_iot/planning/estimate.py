@@ -97,7 +97,7 @@ class Estimator:
 
     def __init__(self, network: Network, group: Group, costs: Costs, wire: str = EXACT) -> None:
         self._network, self._group, self._costs, self._wire = network, group, costs, wire
-        self._router = Router(network)
+        self.router = Router(network)
         self._links = {device.name: device.link for device in group.devices} | {ORCHESTRATOR: group.orchestrator}
         self._tile_seconds: dict[tuple[str, int, int, Region], float] = {}
 
@@ -106,7 +106,7 @@ class Estimator:
         for agent in plan.agents:
             if agent not in self._links:
                 raise AgentError(f"the plan needs agent {agent!r}, which the group does not have")
-        routing = self._router.route(plan)
+        routing = self.router.route(plan)
         turns = [self._turn(routing, plan, number) for number in range(len(plan.turns))]
         shares, interval = _shares([turn.busy for turn in turns])
         busy: dict[Resource, float] = {}

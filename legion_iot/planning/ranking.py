@@ -30,17 +30,22 @@ class Ranking:
     def __init__(self, problem: Problem, costs: Costs) -> None:
         self.problem = problem
         self.costs = costs
-        self.router = Router(problem.network)
         self._estimator = Estimator(problem.network, problem.group, costs, problem.wire)
         self._seconds: dict[tuple[object, ...], tuple[float, float]] = {}
+
+    @property
+    def router(self) -> Router:
+        """That of the estimates, which remembers their tiles."""
+        return self._estimator.router
 
     def seconds(self, plan: Plan, objective: Objective | None = None) -> float:
         """What the problem's objective counts, unless another one is given."""
         key = (plan.blocks, plan.tail_agent, plan.hub, plan.replicas)
-        if key not in self._seconds:
+        seconds = self._seconds.get(key)
+        if seconds is None:
             estimate = self._estimator.estimate(plan)
-            self._seconds[key] = estimate.latency, estimate.interval
-        return self._seconds[key][(objective or self.problem.objective) == "throughput"]
+            seconds = self._seconds[key] = estimate.latency, estimate.interval
+        return seconds[(objective or self.problem.objective) == "throughput"]
 
     def estimate(self, plan: Plan) -> Estimate:
         """What a plan takes, in full."""
