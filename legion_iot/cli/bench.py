@@ -208,10 +208,9 @@ def fleet(
         with progress_line(quiet=as_json) as progress:
             report, record = bench.run(wanted, resume, rootless, command, progress)
     made = tables.tables(record.finished)
+    drawn = [] if picture is None else fleet_pictures.draw(record.finished, picture)
     if write is not None:
-        document.write(write, command, record.commands, report, made)
-    if picture is not None:
-        fleet_pictures.draw(record.finished, picture)
+        document.write(write, command, record.commands, report, made, drawn)
     show(report, as_json, lambda report: tables.lines(made), soft_wrap=True)
 
 

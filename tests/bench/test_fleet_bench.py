@@ -262,6 +262,7 @@ def test_pictures(tmp_path: Path) -> None:
     drawn = fleet_pictures.draw(everything(), tmp_path)
     names = {"speedup.png", "predicted.png", "account.png", "growth.png", "size.png", "depth.png"}
     assert {path.name for path in drawn} == names
+    assert {path.stem for path in drawn} == set(document.TITLES)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
     assert fleet_pictures.draw({}, tmp_path) == []
 
@@ -285,13 +286,15 @@ def test_tables_and_document(tmp_path: Path) -> None:
     assert by_title["Growth: depth"][0][-3:] == ("150", "100", "0")
     path = tmp_path / "benchmarks.md"
     report = BenchReport("fleet", {"links": "100 Mbit/s each way"}, [], checks(found))
-    document.write(path, "legion bench fleet --from-file", ["legion bench fleet --rounds 1"], report, made)
+    pictures = [tmp_path / "pictures" / "depth.png"]
+    document.write(path, "legion bench fleet --from-file", ["legion bench fleet --rounds 1"], report, made, pictures)
     written = path.read_text()
     assert (
         "    legion bench fleet --from-file\n\nThey were measured by:\n\n    legion bench fleet --rounds 1\n" in written
     )
     assert "| vgg16 | 6F | float32 | 2.38 | 4.00 |" in written
     assert all(check.name in written for check in report.checks)
+    assert written.endswith("![latency by depth](pictures/depth.png)\n")
 
 
 def test_a_file_is_shown_without_measuring(tmp_path: Path) -> None:

@@ -86,11 +86,12 @@ class Accountant:
             return None
         spent = dict.fromkeys(Account().parts, 0.0)
         spent["client"], spent["orchestrator"] = client, own
+        transit = 0.0
         for leg in legs:
             seconds = leg.end - leg.start
             if leg.kind == "transit":
                 transit = seconds
-            elif leg.kind == "sending":  # its transit came before it
+            elif leg.kind == "sending":  # legs go back in time: its transit came before it
                 alone = min(transit + seconds, self._alone(leg.who, leg.target, leg.step))
                 beyond = transit + seconds - alone
                 encoding = min(seconds, beyond)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from legion_iot.bench.fleet.table import Table
 from legion_iot.bench.report import BenchReport
 from legion_iot.errors import InputError
 from legion_iot.files import replace_file
+
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "speedup": "speed-up over one device, by group",
+        "predicted": "predicted against measured latency",
+        "account": "where the time of auto goes, measured and predicted",
+        "growth": "latency on more and more devices",
+        "size": "latency by image size",
+        "depth": "latency by depth",
+    }
+)
 
 _HEAD = """# Benchmarks
 
@@ -31,10 +44,21 @@ cores, and bytes on the links, for each request and planner.
 """
 
 
-def write(path: Path, command: str, measured_by: Sequence[str], report: BenchReport, tables: Sequence[Table]) -> None:
-    """Raises InputError where the file cannot be written."""
+def write(
+    path: Path,
+    command: str,
+    measured_by: Sequence[str],
+    report: BenchReport,
+    tables: Sequence[Table],
+    pictures: Sequence[Path] = (),
+) -> None:
+    """The page shows the pictures from where they are. Raises InputError where the file cannot be written."""
+    lines = [*_lines(command, measured_by, report, tables)]
+    for picture in pictures:
+        place = os.path.relpath(picture, path.parent)
+        lines += ["", f"![{TITLES[picture.stem]}]({place})"]
     try:
-        replace_file(path, "\n".join([*_lines(command, measured_by, report, tables), ""]).encode(), 0o644)
+        replace_file(path, "\n".join([*lines, ""]).encode(), 0o644)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place (--write)") from None
 
