@@ -6,18 +6,50 @@ with; samples hold for the class of board that the device says it is.
 
 from __future__ import annotations
 
+import os
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.links import Link
+from legion_iot.planning.traffic import LEAST_PIECE
 from legion_iot.profiles import ProfileFile
+from legion_iot.transport.fragments import Outgoing
 from legion_iot.transport.link import LinkProber
-from legion_iot.wire.messages import Command, Measured
+from legion_iot.wire.messages import Command, Fragment, Measured
+from legion_iot.wire.tensors import bounds
+from legion_iot_agent.limits import processor_quota
 from legion_iot_agent.profiler import Profiler
 
 MOST_PROBES = 3  # tries, each ended by something else on its way
 MOST_COMMANDS = 4  # to probe that wait; the oldest gives way
+
+
+def handling_clock(threads: int, quota: float | None) -> Callable[[], float]:
+    """Seconds for which handling messages would have kept this process from computing with so many threads.
+
+    `quota` are the cores that the kernel is known to hold this process to; None looks. Where that is less than a core,
+    handling takes as much longer. Where a core is left to the threads that receive, beside those that compute, only
+    what the calling thread does counts: it is the one that computes.
+    """
+    held = quota or processor_quota()
+    cores = len(os.sched_getaffinity(0)) if held is None else held
+    share = min(1.0, cores)
+    clock = time.thread_time if cores >= threads + 1 else time.process_time
+    return lambda: clock() / share
+
+
+def probe_region(name: str, number: int, size: int) -> Outgoing:
+    """A region of so many bytes from a participant to itself, in fragments as any other."""
+    rows = max(1, size // LEAST_PIECE)
+    values = np.zeros((rows, 1, size // rows // 4), np.float32)
+    region = Region(Interval(0, rows), Interval(0, 1))
+    header = Fragment("", 0, 0, number, 0, bounds(region), values.shape[2], "float32")
+    return Outgoing(name, header, values, region)
 
 
 class Measurements:
@@ -71,10 +103,10 @@ class Measurements:
         self._tries = 0
         self.file.forget()
 
-    def echoed(self, number: int) -> None:
-        """What the prober sent to ourselves is back."""
+    def echoed(self, number: int, size: int = 0) -> None:
+        """What the prober sent to ourselves is back, of a region so many bytes."""
         if self._prober is not None:
-            self._prober.returned(number)
+            self._prober.returned(number, size)
 
     def disturb(self) -> None:
         """Something else is under way on the link: what is being measured of it does not count."""

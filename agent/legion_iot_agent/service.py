@@ -49,7 +49,7 @@ from legion_iot_agent.executor import Executor
 from legion_iot_agent.interpreter import runtime_info
 from legion_iot_agent.leaving import DRAIN_SECONDS, UNRELEASED_SECONDS
 from legion_iot_agent.limits import Memory
-from legion_iot_agent.measurements import Measurements
+from legion_iot_agent.measurements import Measurements, handling_clock, probe_region
 from legion_iot_agent.presence import Presence, Work, last_words
 from legion_iot_agent.profiler import Profiler
 from legion_iot_agent.store import ModelStore
@@ -106,7 +106,7 @@ class AgentService:
         self._measurements = Measurements(
             ProfileFile(options.state_directory / "profile.json", options.broker.endpoint),
             Profiler(options.state_directory / "part", engine.load, options.threads, options.cpu_quota),
-            lambda: LinkProber(self._send_probe, time.monotonic),
+            lambda: LinkProber(self._send_probe, time.monotonic, handling_clock(options.threads, options.cpu_quota)),
             self._tell_measured,
         )
 
@@ -212,6 +212,9 @@ class AgentService:
             case Disconnected(reason=reason):
                 self._presence.disconnected()
                 self._notifier.status(f"the link to {self._options.broker.endpoint} is lost: {reason}")
+            case FragmentsArrived(sender=sender, fragments=fragments) if sender == self._options.name:
+                for header, body in fragments:
+                    self._measurements.echoed(header.step, len(body))
             case FragmentsArrived(sender=sender, fragments=fragments, received=received):
                 self._events.extend(
                     machine.FragmentArrived(sender, header, body, received) for header, body in fragments
@@ -319,6 +322,9 @@ class AgentService:
 
     def _send_probe(self, shot: Shot, number: int) -> bool:
         name = self._options.name
+        if shot.region:
+            self._links.send([probe_region(name, number, shot.size)])
+            return True
         topic = self._topics.inbox(name, name) if shot.echo else self._topics.probe(name)
         self._links.data.publish(topic, (codec.pack(Echo(number)), bytes(shot.size)))
         return shot.echo or self._links.data.flush(SHOT_TIMEOUT)

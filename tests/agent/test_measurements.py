@@ -10,14 +10,16 @@ import pytest
 
 from legion_iot.planning.links import Link
 from legion_iot.planning.samples import Sample
+from legion_iot.planning.traffic import LEAST_PIECE
 from legion_iot.profiles import MOST_BYTES, ProfileFile
 from legion_iot.transport.link import LinkProber, Shot
 from legion_iot.wire import codec
 from legion_iot.wire.messages import Command, Measured, Profile
-from legion_iot_agent.measurements import MOST_PROBES, Measurements
+from legion_iot.wire.tensors import fragments
+from legion_iot_agent.measurements import MOST_PROBES, Measurements, handling_clock, probe_region
 from tests.agent.test_profiler import TAIL, Bench
 
-LINK = Link(0.001, 2e6, 3e6)
+LINK = Link(0.001, 2e6, 3e6, 0.002, 4e-9)
 SAMPLE = Sample("pi", ("0123456789abcdef",), (8.0,), 0.25, 0.01, 5)
 
 
@@ -143,6 +145,21 @@ def test_profiling_waits_for_the_probe(tmp_path: Path) -> None:
             station.echo()
     assert [answer.number for answer in station.answers] == [5, 6]
     assert [sample.board for sample in station.file.samples] == ["pi"]
+
+
+def test_a_region_of_the_probe_comes_in_the_fragments_that_are_counted() -> None:
+    for size in (1024, LEAST_PIECE, 32 * LEAST_PIECE):
+        region = probe_region("ant", 7, size)
+        pieces = list(fragments(region.header, region.values, region.origin))
+        assert len(pieces) == max(1, size // LEAST_PIECE)
+        assert sum(len(piece.body) for piece in pieces) == size
+        assert {(piece.header.step, region.target) for piece in pieces} == {(7, "ant")}
+
+
+def test_a_quota_stretches_what_handling_takes() -> None:
+    whole, quarter = (handling_clock(64, quota) for quota in (1.0, 0.25))  # 64: no core is left to those who receive
+    before, between, after = whole(), quarter(), whole()
+    assert 4 * before <= between <= 4 * after
 
 
 def test_stopping_forgets_everything(tmp_path: Path) -> None:

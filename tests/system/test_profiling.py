@@ -106,6 +106,7 @@ def test_what_was_measured_outlives_agents_broker_and_orchestrator(stage: Stage,
         wait_until(lambda: len(listener.profiles) == 2)
         assert listener.profiles[measured]["samples"]
         assert listener.profiles[measured]["link"]["up"] > 0
+        assert listener.profiles[measured]["link"]["message_seconds"] > 0
 
         _plan_for_the_live_group(stage, port, model)
         end(orchestrator)

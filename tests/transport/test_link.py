@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legion_iot.planning.links import LEAST_LATENCY, LEAST_RATE, MOST_LATENCY, MOST_RATE, Link, bounded
+from legion_iot.planning.links import (
+    LEAST_LATENCY,
+    LEAST_RATE,
+    MOST_BYTE,
+    MOST_LATENCY,
+    MOST_MESSAGE,
+    MOST_RATE,
+    Link,
+    bounded,
+)
+from legion_iot.planning.traffic import LEAST_PIECE
 from legion_iot.transport.link import (
     BUDGET,
     FIRST,
@@ -21,6 +32,7 @@ from legion_iot.transport.link import (
     LinkProber,
     Probing,
     Shot,
+    handling,
     probing,
 )
 
@@ -34,10 +46,21 @@ def on_the_wire(link: Link, shot: Shot) -> float:
     return 2 * link.latency + shot.size / link.up + down
 
 
-def measure(probing_: Probing, seconds: list[float] | None, link: Link, disturb: random.Random | None = None) -> Link:
+def on_the_processor(message: float, byte: float, shot: Shot) -> float:
+    """Each fragment of a region is sent and received."""
+    return 2 * (message * max(1, shot.size // LEAST_PIECE) + byte * shot.size)
+
+
+def measure(
+    probing_: Probing,
+    seconds: list[float] | None,
+    link: Link,
+    disturb: random.Random | None = None,
+    processor: Callable[[Shot], float] | None = None,
+) -> Link:
     shot = next(probing_)
     while True:
-        taken = on_the_wire(link, shot)
+        taken = on_the_wire(link, shot) if processor is None else processor(shot)
         if disturb is not None:
             taken += disturb.uniform(0.0, 0.0003) + (0.02 if disturb.random() < 0.05 else 0.0)
         if seconds is not None:
@@ -82,9 +105,21 @@ def test_a_link_too_fast_to_tell_is_bounded() -> None:
     assert found == Link(LEAST_LATENCY, MOST_RATE, MOST_RATE)
 
 
-@given(*[st.floats(allow_nan=True, allow_infinity=True)] * 3)
-def test_whatever_is_measured_is_a_link(latency: float, up: float, down: float) -> None:
-    found = bounded(Link(latency, up, down))
+@given(st.floats(0, 0.1), st.floats(0, 1e-6), RATES)
+def test_what_messages_cost_is_found_on_every_link(message: float, byte: float, rate: float) -> None:
+    link = Link(0.001, rate, 2 * rate)
+    found = measure(handling(link), None, link, processor=lambda shot: on_the_processor(message, byte, shot))
+    small = byte * 1024  # a small region has some bytes itself
+    assert found.message_seconds == pytest.approx(message + small, abs=1e-12)
+    assert found.byte_seconds == pytest.approx(byte, rel=1e-6, abs=1e-15)
+    assert (found.latency, found.up, found.down) == (link.latency, link.up, link.down)
+
+
+@given(*[st.floats(allow_nan=True, allow_infinity=True)] * 5)
+def test_whatever_is_measured_is_a_link(latency: float, up: float, down: float, message: float, byte: float) -> None:
+    found = bounded(Link(latency, up, down, message, byte))
+    assert 0 <= found.message_seconds <= MOST_MESSAGE
+    assert 0 <= found.byte_seconds <= MOST_BYTE
     assert LEAST_LATENCY <= found.latency <= MOST_LATENCY
     assert LEAST_RATE <= found.up <= MOST_RATE
     assert LEAST_RATE <= found.down <= MOST_RATE
@@ -98,9 +133,13 @@ class Wire:
         self.echo: tuple[int, float] | None = None
         self.acknowledges = True
         self.largest = 0
+        self.worked = 9.0
+        self.regions = 0  # bytes of the one under way
 
     def send(self, shot: Shot, number: int) -> bool:
         self.largest = max(self.largest, shot.size)
+        self.regions = shot.size if shot.region else 0
+        self.worked += on_the_processor(0.003, 2e-9, shot) if shot.region else 0.5
         if shot.echo:
             self.echo = number, on_the_wire(self.link, shot)
         else:
@@ -112,7 +151,10 @@ class Wire:
         number, seconds = self.echo
         self.now += seconds
         prober.returned(number - 1)  # a late one
-        prober.returned(number)
+        if self.regions:
+            prober.returned(number, self.regions // 2)
+            assert prober.waits
+        prober.returned(number, self.regions - self.regions // 2)
         prober.returned(number)
 
 
@@ -152,3 +194,30 @@ def test_a_dead_end_that_is_not_acknowledged_ends_the_probe() -> None:
         if prober.waits:
             wire.deliver(prober)
     assert prober.result is None
+
+
+def test_a_prober_with_a_processor_finds_what_messages_cost_it() -> None:
+    wire = Wire(Link(0.002, 2e6, 5e6))
+    prober = LinkProber(wire.send, lambda: wire.now, lambda: wire.worked)
+    while not prober.ended:
+        prober.turn()
+        if prober.waits:
+            wire.deliver(prober)
+    assert prober.result is not None
+    assert prober.result.up == pytest.approx(2e6, rel=1e-6)
+    assert prober.result.message_seconds == pytest.approx(0.003, rel=1e-2)
+    assert prober.result.byte_seconds == pytest.approx(2e-9, rel=1e-6)
+
+
+def test_regions_that_never_come_back_leave_what_was_found_before() -> None:
+    wire = Wire(Link(0.002, 2e6, 5e6))
+    prober = LinkProber(wire.send, lambda: wire.now, lambda: wire.worked)
+    while not prober.ended:
+        prober.turn()
+        if prober.waits and not wire.regions:
+            wire.deliver(prober)
+        elif prober.waits:
+            wire.now += SHOT_TIMEOUT + 1
+    assert prober.result is not None
+    assert prober.result.up == pytest.approx(2e6, rel=1e-6)
+    assert prober.result.message_seconds == 0
