@@ -26,7 +26,7 @@ from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.routing import ORCHESTRATOR, Router, Routing
 
 LEAST_GAIN = 0.1  # of the plan's seconds
-PASS_GAIN = 0.02  # likewise: blocks are gone through once more as long as that gains as much
+PASS_GAIN = 0.02  # likewise: once there is enough, blocks are gone through again as long as that gains as much
 
 _Ends = tuple[int, int]  # the first row after a strip's upper end, and the first of its lower one
 
@@ -37,20 +37,20 @@ def border_first(ranking: Ranking, plan: Plan) -> Plan:
     It keeps within the devices' memory if `plan` does. Each part is a step and messages of its own, which cost the
     processor what the estimate leaves out, so a small gain would be none.
     """
-    best, worth_a_pass = plan, True
-    while worth_a_pass:
+    best, enough = plan, (1 - LEAST_GAIN) * ranking.seconds(plan)
+    while True:
         before = ranking.seconds(best)
         for number in range(len(plan.blocks)):
             for candidate in divisions(ranking, best, number):
                 is_better = ranking.seconds(candidate) < ranking.seconds(best)
                 if is_better and fits(ranking.problem.network, candidate, ranking.problem.group):
                     best = candidate
-        gained = 1 - ranking.seconds(best) / before
+        seconds = ranking.seconds(best)
+        if seconds <= enough and seconds > (1 - PASS_GAIN) * before:
+            return best
         # A further pass gains less than the first one.
-        if best is plan or ranking.seconds(best) > (1 - LEAST_GAIN / 2) * ranking.seconds(plan):
-            return plan
-        worth_a_pass = gained >= PASS_GAIN
-    return best if ranking.seconds(best) <= (1 - LEAST_GAIN) * ranking.seconds(plan) else plan
+        if seconds == before or seconds > (1 - LEAST_GAIN / 2) * ranking.seconds(plan):
+            return best if seconds <= enough else plan
 
 
 def divisions(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:

@@ -19,6 +19,11 @@ and its fraction of a map's bytes over the rates of the links it crosses, times 
 blocks and devices is a shortest path, and since all chains are alike, all of them together pay no less than that path.
 Halos, rounding to rows, and fixed costs of the second device on count as nothing; hubs only add to what is moved.
 
+Handling messages (`links.Link`) keeps processors busy, too, at both ends of each transfer. A byte that a chain moves is
+paid for on both, and so is a message for each `MOST_PIECE` bytes. For the latency, it is not those messages that count
+where they are received, but one for each device: nothing reaches it before that one is handled, so it belongs to a_r,
+as what the orchestrator takes for the first message and for the last one does.
+
 The weights are free: any yield a bound, and the best are the Lagrange multipliers of the fractional problem, in which
 chains are divided among paths. The price is concave in them, and what the cheapest way keeps busy is its supergradient:
 they are found by entropic ascent (Beck and Teboulle, Operations Research Letters 31, 2003) with Polyak's step, from
@@ -45,7 +50,7 @@ from legion_iot.planning.chains import Chains, chains
 from legion_iot.planning.links import Link
 from legion_iot.planning.problem import Costs, Device, Group, Objective
 from legion_iot.planning.routing import ORCHESTRATOR, Transfer
-from legion_iot.planning.traffic import EXACT, least_element_bytes, messages
+from legion_iot.planning.traffic import EXACT, MOST_PIECE, least_element_bytes, messages
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -213,11 +218,18 @@ class _Prices:
         self._by_end = np.ascontiguousarray(self._seconds.transpose(2, 1, 0))  # last unit, first unit, kind
         self._up = np.array([kind.link.up for kind in kinds]) * counts
         self._down = np.array([kind.link.down for kind in kinds]) * counts
+        message = np.array([kind.link.message_seconds for kind in kinds])
+        # Of the processor, for each byte that is received or sent.
+        self._take = np.array([kind.link.byte_seconds for kind in kinds]) / counts
+        self._give = self._take + message / counts / _largest_message(network)
         tail_follows = objective == "latency" and bool(network.tail) and trunk.precedes_tail
         self._offsets = np.zeros(3 * self._count + 4)
         if objective == "latency":
             latencies = np.array([kind.link.latency for kind in kinds])
-            self._offsets = _offsets(latencies, group.orchestrator.latency, tail_follows)
+            orchestrator = group.orchestrator.latency + group.orchestrator.message_seconds
+            self._offsets = _offsets(latencies, latencies + message, orchestrator, tail_follows)
+        else:
+            self._take = self._give
         # What is added to each resource's seconds, by the kind of device that runs the tail.
         self._endings = np.zeros((self._count if network.tail else 1, len(self._offsets)))
         if network.tail:
@@ -238,9 +250,11 @@ class _Prices:
             up, down = kind.link.up, group.orchestrator.down
             if follows:
                 answer = max(total / up + least / down, least / up + total / down)
-                self._endings[number] = seconds + answer + kind.link.latency + group.orchestrator.latency
+                ends = (kind.link, group.orchestrator)
+                passing = sum(link.latency + (link.handling_seconds(least) if sizes else 0.0) for link in ends)
+                self._endings[number] = seconds + answer + passing
             else:
-                self._endings[number, number] = seconds / kind.count
+                self._endings[number, number] = seconds / kind.count + total * self._give[number]
                 self._endings[number, self._count + number] = total / up / kind.count
                 self._endings[number, -3:] = total / down, total / group.broker, total / group.broker
 
@@ -284,8 +298,8 @@ class _Prices:
         trunk, count, sizes = self._trunk, self._count, self._trunk.bytes_at
         units = len(sizes) - 1
         through = (weights[-2] + weights[-1]) / self._group.broker
-        leave = weights[count : 2 * count] / self._up + through
-        arrive = weights[2 * count : 3 * count] / self._down
+        leave = weights[count : 2 * count] / self._up + through + weights[:count] * self._give
+        arrive = weights[2 * count : 3 * count] / self._down + weights[:count] * self._take
         computing = self._by_end * weights[:count]
         every = np.arange(count)
         owned, got = np.zeros((units + 1, count)), np.zeros((units + 1, count))
@@ -310,6 +324,7 @@ class _Prices:
             owner = int(np.argmin(way.owned[end] + way.leave * self._trunk.bytes_at[end]))
         self._send(seconds, end, owner)
         seconds[2 * self._count + device] += self._trunk.bytes_at[end] / self._down[device]
+        seconds[device] += self._trunk.bytes_at[end] * self._take[device]
         return owner
 
     def _send(self, seconds: Floats, end: int, owner: int) -> None:
@@ -317,26 +332,34 @@ class _Prices:
         size = self._trunk.bytes_at[end]
         if end:
             seconds[self._count + owner] += size / self._up[owner]
+            seconds[owner] += size * self._give[owner]
         else:
             seconds[-4] += size / self._group.orchestrator.up
         seconds[-2:] += size / self._group.broker
 
 
-def _offsets(own: Floats, orchestrator: float, tail_follows: bool) -> Floats:
-    """For each resource, the latencies that pass before anything can reach it, and after it to the answer.
+def _largest_message(network: Network) -> int:
+    """Bytes that no message of feature maps exceeds: of a piece, or of one element of all channels."""
+    maps = [network.graph.tensors[t] for t in (*network.graph.inputs, *(unit.reference for unit in network.units))]
+    return max(MOST_PIECE, *(tensor.shape[-1] * tensor.numpy_dtype.itemsize for tensor in maps))
 
-    `own` are the devices' link latencies. Where the tail follows the trunk, resources are done when it begins. A
-    resource that a plan leaves idle has no part in it: nothing counts for more than what passes in any plan.
+
+def _offsets(own: Floats, receiving: Floats, orchestrator: float, tail_follows: bool) -> Floats:
+    """For each resource, what passes before anything can reach it, and after it to the answer.
+
+    `own` are the devices' link latencies, `receiving` the same with handling one message, as `orchestrator` is. Where
+    the tail follows the trunk, resources are done when it begins. A resource that a plan leaves idle has no part in it:
+    nothing counts for more than what passes in any plan.
     """
-    nearest = float(np.min(own))
+    nearest = float(np.min(receiving))
     if tail_follows:
         always = orchestrator + nearest
-        processors, up, down = orchestrator + own, orchestrator + own + own + nearest, orchestrator + own
+        processors = down = orchestrator + receiving
+        up = orchestrator + receiving + own + nearest
         rest = [orchestrator + nearest, 0.0, 0.0, orchestrator + nearest]
     else:
-        always = 2 * (orchestrator + nearest)
-        processors = up = own + orchestrator + own + orchestrator
-        down = orchestrator + own + own + orchestrator
+        always = 2 * orchestrator + nearest + float(np.min(own))
+        processors = up = down = orchestrator + receiving + own + orchestrator
         rest = [always, always, orchestrator, 2 * orchestrator]
     offsets: Floats = np.minimum(np.concatenate([processors, up, down, rest]), always)
     return offsets
