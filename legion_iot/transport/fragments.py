@@ -1,7 +1,8 @@
 """Fragments from one participant to another: `wire.delivery` with a connection, a clock and a lock around it.
 
-Everything happens on the thread that sends or the one that receives, so neither waits for the other's computing; a
-third thread wakes up when a receiver is late.
+Everything happens on the thread that sends or the one that receives, so neither waits for the other's computing. A
+third thread looks whether a receipt is due or a receiver late. While fragments come and go it does so by the clock:
+to wake it up for each of them costs a slow processor too much.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from legion_iot.model.geometry import Region
 from legion_iot.transport.connection import Payload
 from legion_iot.wire import codec, delivery
 from legion_iot.wire.messages import Fragment, Parcel, Receipt
-from legion_iot.wire.tensors import Array, Piece, fragments, open_parcel, pack_parcel, region_of
+from legion_iot.wire.tensors import Array, Piece, fragments, open_parcel, pack_parcel, region_of, wire_bytes
 from legion_iot.wire.topics import Topics
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1  # between two looks
+LINGER_SECONDS = 2.0  # and for so long after the last one that found something due
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,14 @@ class Outgoing:
     def size(self) -> int:
         """Bytes of its elements, before they are quantised."""
         return region_of(self.header.region).area * int(self.values.shape[2]) * int(self.values.itemsize)
+
+    @property
+    def carried(self) -> int:
+        """Bytes that will travel for it; 0 where it is packed, and nobody knows before."""
+        if self.header.codec:
+            return 0
+        header = self.header
+        return wire_bytes(region_of(header.region), header.channels, header.dtype, header.wire)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,9 @@ class FragmentLink:
     def send(self, regions: Sequence[Outgoing]) -> None:
         """Send regions to participants, small ones first, without waiting for the network."""
         waiting: dict[str, list[Piece]] = {}
+        left: dict[str, int] = {}  # bytes that are not offered yet
+        for region in regions:
+            left[region.target] = left.get(region.target, 0) + region.carried
         size = 0
         for region in sorted(regions, key=lambda region: region.size):
             held_back = waiting.setdefault(region.target, [])
@@ -99,8 +114,10 @@ class FragmentLink:
                 if size > delivery.LEAST_PARCEL:
                     # What is large sets off while the rest is encoded; the last fragment stays, to ask for a receipt.
                     for target, pieces in waiting.items():
-                        self._step(delivery.Offer(target, pieces[:-1], more=True))
-                        del pieces[:-1]
+                        if offered := pieces[:-1]:
+                            del pieces[:-1]
+                            left[target] -= sum(len(each.body) for each in offered)
+                            self._step(delivery.Offer(target, offered, max(left[target], len(pieces[0].body))))
                     size = 0
                 held_back.append(piece)
                 size += len(piece.body)
@@ -137,7 +154,8 @@ class FragmentLink:
     def _step(self, event: delivery.Event, arrived: FragmentsArrived | None = None) -> None:
         # Published with the lock held: a parcel that overtook another would make that one seem lost.
         with self._changed:
-            for effect in delivery.step(self._state, event, time.monotonic()):
+            now = time.monotonic()
+            for effect in delivery.step(self._state, event, now):
                 match effect:
                     case delivery.Transmit(target=target, parcel=parcel, bodies=bodies):
                         self._publish(target, pack_parcel(parcel, bodies))
@@ -148,7 +166,7 @@ class FragmentLink:
                     case delivery.GiveUp(target=target, requests=requests, reason=reason):
                         log.warning("%s", reason)
                         self._emit(Undelivered(target, requests, reason))
-            if self._state.due() < self._wakes_at:
+            if self._wakes_at > now + LOOK_SECONDS and self._state.due() < self._wakes_at:
                 self._changed.notify_all()
 
     def _publish(self, target: str, payload: Payload) -> None:
@@ -158,13 +176,16 @@ class FragmentLink:
             log.debug("not sent to %s: %s", target, error)
 
     def _run_timer(self) -> None:
+        busy_until = -math.inf
         while True:
             with self._changed:
-                self._wakes_at = self._state.due()
                 if self._closed:
                     return
-                left = self._wakes_at - time.monotonic()
-                if left > 0:
-                    self._changed.wait(None if left == math.inf else left)
+                due, now = self._state.due(), time.monotonic()
+                if due > now:
+                    if due < math.inf:
+                        busy_until = now + LINGER_SECONDS
+                    self._wakes_at = now + LOOK_SECONDS if now < busy_until else due
+                    self._changed.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
                     continue
             self._step(delivery.Tick())

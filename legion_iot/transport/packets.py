@@ -27,6 +27,10 @@ MAX_HEAD = 192 << 10  # bytes of topic and properties: two fields of 64 KB and s
 TURN = 1 << 20
 # While a payload is under way, wake up for so many bytes: on a slow link every packet would wake us otherwise.
 WAKE = 256 << 10
+# Of messages that are known to follow, wake up for so many bytes at once, and take in several. But wait for them no
+# longer than that: what was announced may be late, and something else be there.
+BATCH = 64 << 10
+PATIENCE_SECONDS = 0.008
 HEARD_SECONDS = 1.0
 
 
@@ -223,10 +227,14 @@ class PacketSocket:
         self.is_tls = isinstance(sock, ssl.SSLSocket)
         self._wake = 1
         self._heard = 0.0
+        self._expected = 0
+        self._failure: OSError | None = None
         self.tls_failure: ssl.SSLError | None = None
 
     def recv(self, size: int) -> bytes:
         """Bytes of packets other than messages; raises BlockingIOError when there are none now, and after a turn."""
+        if self._failure is not None:
+            raise self._failure
         try:
             self._receive()
         except ssl.SSLError as error:
@@ -239,6 +247,44 @@ class PacketSocket:
         data = bytes(control[:size])
         del control[:size]
         return data
+
+    def drain(self) -> bool:
+        """Receive what is there, of messages at most a turn; whether `recv` has something to say. Not with TLS."""
+        turn, stream = TURN, self._stream
+        try:
+            while turn > 0 and not stream.control:
+                space = stream.space()
+                room = len(space)
+                count = self._sock.recv_into(space)
+                if count == 0:
+                    return True
+                turn -= count
+                self._expected = max(0, self._expected - count)
+                self._take(count)
+                if count < room:
+                    break
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._failure = error
+            return True
+        missing = stream.missing
+        self._wake_for(min(WAKE, max(missing, min(BATCH, self._expected))))
+        return bool(stream.control)
+
+    def expect(self, size: int) -> None:
+        """So many bytes of messages will follow soon."""
+        self._expected = max(self._expected, size)
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds that bytes may be waited for which are only expected; None where nothing is."""
+        return PATIENCE_SECONDS if self._wake > max(1, self._stream.missing) else None
+
+    def hurry(self) -> None:
+        """What was expected is late: take what is there."""
+        self._expected = 0
+        self._wake_for(min(WAKE, self._stream.missing))
 
     def _receive(self) -> None:
         """Receive until there is something for paho, or the link has ended."""

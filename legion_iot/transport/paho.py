@@ -81,7 +81,8 @@ class PahoConnection:
 
     Nothing of ours stays there except what is retained, unless `session_seconds` ask for more: for so long after the
     link has ended, the broker keeps what comes at QoS 1 for our subscriptions, for whoever connects with our id. What
-    `is_urgent` leaves this machine before what other connections have waiting there.
+    `is_urgent` leaves this machine before what other connections have waiting there. `on_round` is called on the event
+    handler's thread after each message, or once after several that came together.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class PahoConnection:
         limits: QueueLimits | None = None,
         session_seconds: int = 0,
         is_urgent: bool = False,
+        on_round: Callable[[], None] | None = None,
     ) -> None:
         self._address = address
         self._client_id = client_id
@@ -105,6 +107,8 @@ class PahoConnection:
         self._limits = limits or QueueLimits()
         self._session_seconds = session_seconds
         self._is_urgent = is_urgent
+        self._on_round = on_round
+        self._received = False  # anything since the last round
         self.bytes_sent = self.bytes_received = 0  # of payloads
         self._changed = threading.Condition()
         # All below is guarded by _changed; paho is never called with it held, since paho calls back with its own lock.
@@ -236,6 +240,11 @@ class PahoConnection:
             self._outbox.written_in_part(number, message)
         return number is not None
 
+    def expect(self, size: int) -> None:
+        """Messages of so many bytes will come soon, and may be taken in together; for the event handler's thread."""
+        if (client := self._client) is not None:
+            client.expect(size)
+
     def flush(self, timeout: float) -> bool:
         """See `Connection.flush`."""
         with self._changed:
@@ -276,7 +285,7 @@ class PahoConnection:
         return f"the broker at {self._address.endpoint}"
 
     def _new_client(self, timeout: float) -> LeanClient:
-        client = LeanClient(self._client_id + self._secret, self._on_message)
+        client = LeanClient(self._client_id + self._secret, self._on_message, self._end_round)
         client.max_inflight_messages = self._limits.window_messages
         client.connect_timeout = min(max(0.1, timeout), CONNECT_SECONDS)
         client.reconnect_delay_set(*RECONNECT_SECONDS)
@@ -431,8 +440,16 @@ class PahoConnection:
         _acknowledge(message)
         self._pump()
 
+    def _end_round(self) -> None:
+        if self._received:
+            self._received = False
+            if (client := self._client) is not None:
+                acknowledge_now(client.socket())
+            if self._on_round is not None:
+                self._on_round()
+
     def _on_message(self, client: LeanClient, packet: Publish) -> None:
-        acknowledge_now(client.socket())
+        self._received = True
         self.bytes_received += len(packet.payload)
         try:
             event = message_of(packet)

@@ -65,9 +65,15 @@ class ConnectionPair:
         self._places: dict[str, ParsedTopic] = {}
         self.control = PahoConnection(address, client_id, self._on_control, will, is_urgent=True)
         self.data = PahoConnection(
-            address, f"{client_id}-data", self._on_data, keep_alive=DATA_KEEP_ALIVE, limits=DATA_LIMITS
+            address,
+            f"{client_id}-data",
+            self._on_data,
+            keep_alive=DATA_KEEP_ALIVE,
+            limits=DATA_LIMITS,
+            on_round=self._hand_over,
         )
-        self._fragments = FragmentLink(self.data, topics, name, secrets.randbits(48), self._enqueue)
+        self._arrived: list[FragmentsArrived] = []  # in this round, for the data connection's thread alone
+        self._fragments = FragmentLink(self.data, topics, name, secrets.randbits(48), self._on_fragments)
 
     def open(self, control: Sequence[tuple[str, int]]) -> None:
         """Connect and subscribe, data first, so that nothing can be sent to us before we can take it.
@@ -151,8 +157,22 @@ class ConnectionPair:
         content, body = codec.unpack(INBOX, message.payload)
         if not isinstance(content, (Parcel, Receipt)) or not isinstance(place, InboxTopic):
             self._enqueue(message)
-        elif isinstance(content, Receipt) or self._events.qsize() < INBOX_LIMIT:
+        elif isinstance(content, Receipt) or self._events.qsize() + len(self._arrived) < INBOX_LIMIT:
             self._fragments.take(place.sender, content, body)
+            if isinstance(content, Parcel) and content.follows > 0:
+                self.data.expect(content.follows)
+
+    def _on_fragments(self, event: FragmentsArrived | Undelivered) -> None:
+        if isinstance(event, FragmentsArrived):
+            self._arrived.append(event)
+        else:
+            self._enqueue(event)
+
+    def _hand_over(self) -> None:
+        # Not one by one: whoever waits for them would have to be given the interpreter, and give it back, for each.
+        arrived, self._arrived = self._arrived, []
+        for event in arrived:
+            self._enqueue(event)
 
     def _place(self, topic: str) -> ParsedTopic:
         place = self._places.get(topic)

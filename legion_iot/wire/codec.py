@@ -167,6 +167,7 @@ def _reader(kind: Any, place: str) -> _Reader:
 
 def _tuple_reader(arguments: tuple[Any, ...], place: str) -> _Reader:
     is_open = len(arguments) == 2 and arguments[1] is Ellipsis
+    are_integers = set(arguments) == {int}
     readers = tuple(_reader(argument, place) for argument in arguments if argument is not Ellipsis)
 
     def read(value: Any) -> tuple[Any, ...]:
@@ -176,6 +177,8 @@ def _tuple_reader(arguments: tuple[Any, ...], place: str) -> _Reader:
             return tuple(map(readers[0], value))
         if len(value) != len(readers):
             raise ProtocolError(f"{place} has {len(value)} entries, not {len(readers)}")
+        if are_integers and tuple(map(type, value)) == arguments and max(map(abs, value)) <= MAX_INTEGER:
+            return tuple(value)
         return tuple([reader(entry) for reader, entry in zip(readers, value, strict=True)])
 
     return read
@@ -187,10 +190,10 @@ def _scalar_reader(kind: Any, place: str) -> _Reader:
         raise TypeError(f"{place}: messages hold no {kind}")
 
     def read(value: Any) -> Any:
-        if kind is float and type(value) is int and abs(value) <= MAX_INTEGER:
-            value = float(value)
         if type(value) is kind and is_sound(value):
             return value
+        if kind is float and type(value) is int and abs(value) <= MAX_INTEGER:
+            return float(value)
         raise ProtocolError(f"{place} is {value!r:.40}, not of type {kind.__name__}")
 
     return read
@@ -203,9 +206,13 @@ def _dataclass_reader(cls: Any, place: str) -> _Reader:
         for field in dataclasses.fields(cls)
     ]
 
+    read_promptly = _prompt_reader(cls, place)
+
     def read(value: Any) -> Any:
         if not isinstance(value, dict):
             raise ProtocolError(f"{place} is no map")
+        if (message := read_promptly(value)) is not None:
+            return message
         arguments = []
         for name, read_field, default in fields:
             if name in value:
@@ -216,6 +223,37 @@ def _dataclass_reader(cls: Any, place: str) -> _Reader:
                 arguments.append(default)
         # Fields this version does not know are left out: a newer sender of the same schema may add some.
         return cls(*arguments)
+
+    return read
+
+
+def _prompt_reader(cls: Any, place: str) -> Callable[[dict[str, Any]], Any]:
+    """What makes a message of a map that has all fields with sound numbers and texts, and None of any other map.
+
+    All types are compared at once. What is wrong with a map, or missing, is for the reader that takes field by field.
+    """
+    kinds = {field.name: _hints(cls)[field.name] for field in dataclasses.fields(cls)}
+    flat = {at: kind for at, kind in enumerate(kinds.values()) if kind in _SCALARS}
+    others = [(at, _reader(kind, f"{place}.{name}")) for at, (name, kind) in enumerate(kinds.items()) if at not in flat]
+    if len(flat) < 2:
+        return lambda value: None
+    values_of = operator.itemgetter(*kinds)
+    flat_of, wanted = operator.itemgetter(*flat), tuple(flat.values())
+    checks = [(at, _SCALARS[kind]) for at, kind in flat.items() if kind is not bool]
+
+    def read(value: dict[str, Any]) -> Any:
+        try:
+            values = list(values_of(value))
+        except KeyError:
+            return None
+        if tuple(map(type, flat_of(values))) != wanted:
+            return None
+        for at, is_sound in checks:
+            if not is_sound(values[at]):
+                return None
+        for at, read_other in others:
+            values[at] = read_other(values[at])
+        return cls(*values)
 
     return read
 

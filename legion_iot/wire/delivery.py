@@ -48,7 +48,7 @@ ANSWERS = 4  # receipts asked for while the credit in bytes or parcels is used u
 LEAST_SAMPLE = 512 << 10  # bytes delivered from which a rate is believed
 FIRST_TIMEOUT, LEAST_TIMEOUT, MOST_TIMEOUT = 3.0, 0.5, 5.0  # seconds
 GIVE_UP = 30.0  # seconds
-SOON = 0.05  # seconds until a receipt that is not urgent; far below LEAST_TIMEOUT
+SOON = 0.1  # seconds until a receipt that is not urgent; with as much again for the clock's owner, below LEAST_TIMEOUT
 MAX_STREAMS = 256  # remembered by a receiver; the one that was silent longest is forgotten
 
 # --- events ---
@@ -56,11 +56,11 @@ MAX_STREAMS = 256  # remembered by a receiver; the one that was silent longest i
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Fragments for `target`; `more` says that others follow at once."""
+    """Fragments for `target`; others of `follows` bytes are offered right after them."""
 
     target: str
     pieces: Sequence[Piece]
-    more: bool = False
+    follows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +208,11 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
     Raises ProtocolError, and changes nothing, where a parcel or a receipt cannot be.
     """
     match event:
-        case Offer(target=target, pieces=pieces, more=more):
+        case Offer(target=target, pieces=pieces, follows=follows):
             outgoing = state.outgoing.setdefault(target, _Outgoing())
             for piece in pieces:
                 (outgoing.small if piece.small else outgoing.large).append(piece)
-            return _send(state, target, now, more)
+            return _send(state, target, now, follows)
         case ParcelArrived(sender=sender, parcel=parcel):
             return _parcel(state, sender, parcel, now)
         case ReceiptArrived(sender=sender, receipt=receipt):
@@ -232,10 +232,10 @@ def step(state: State, event: Event, now: float) -> list[Effect]:
 # --- sending ---
 
 
-def _send(state: State, target: str, now: float, more: bool = False) -> list[Effect]:
-    """First transmissions, as far as credits allow; the last one asks for a receipt unless `more` follows."""
+def _send(state: State, target: str, now: float, follows: int = 0) -> list[Effect]:
+    """First transmissions, as far as credits allow; the last one asks for a receipt unless more `follows`."""
     outgoing = state.outgoing[target]
-    taken: list[tuple[Piece, ...]] = []
+    taken: list[int] = []
     while pieces := _take(outgoing):
         size = sum(len(piece.body) for piece in pieces)
         if not outgoing.under_way:
@@ -243,14 +243,17 @@ def _send(state: State, target: str, now: float, more: bool = False) -> list[Eff
         outgoing.under_way[outgoing.next_number] = _Sent(pieces, size)
         outgoing.bytes_under_way += size
         outgoing.next_number += 1
-        taken.append(pieces)
+        taken.append(size)
     first = outgoing.next_number - len(taken)
     last = outgoing.next_number - 1
     held = bool(outgoing.small or outgoing.large)
-    return [
-        _transmit(state, target, number, now, asks=number == last and (held or not more), urgent=held)
-        for number in range(first, outgoing.next_number)
-    ]
+    left = sum(taken) + (0 if held else follows)
+    effects: list[Effect] = []
+    for number, size in enumerate(taken, first):
+        left -= size
+        asks = number == last and (held or not follows)
+        effects.append(_transmit(state, target, number, now, asks=asks, urgent=held, follows=left))
+    return effects
 
 
 def _take(outgoing: _Outgoing) -> tuple[Piece, ...]:
@@ -272,7 +275,9 @@ def _take(outgoing: _Outgoing) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def _transmit(state: State, target: str, number: int, now: float, asks: bool, urgent: bool) -> Transmit:
+def _transmit(
+    state: State, target: str, number: int, now: float, asks: bool, urgent: bool, follows: int = 0
+) -> Transmit:
     outgoing = state.outgoing[target]
     sent = outgoing.under_way[number]
     outgoing.transmissions += 1
@@ -288,7 +293,7 @@ def _transmit(state: State, target: str, number: int, now: float, asks: bool, ur
         outgoing.late_at = now + outgoing.patience
     headers = tuple(piece.header for piece in sent.pieces)
     answer, sent.urgent = sent.transmission if asks else 0, asks and urgent
-    parcel = Parcel(state.stream, number, outgoing.floor, answer, sent.urgent, headers)
+    parcel = Parcel(state.stream, number, outgoing.floor, answer, sent.urgent, headers, follows)
     return Transmit(target, parcel, tuple(piece.body for piece in sent.pieces))
 
 
@@ -370,10 +375,13 @@ def _parcel(state: State, sender: str, parcel: Parcel, now: float) -> list[Effec
     if not 0 <= parcel.floor <= parcel.number < parcel.floor + CREDIT_PARCELS:
         raise ProtocolError(f"parcel {parcel.number} of {sender} above {parcel.floor} exceeds its credit")
     key = sender, parcel.stream
-    incoming = state.incoming.setdefault(key, _Incoming())
-    state.incoming.move_to_end(key)
-    if len(state.incoming) > MAX_STREAMS:
-        state.incoming.popitem(last=False)
+    incoming = state.incoming.get(key)
+    if incoming is None:
+        incoming = state.incoming[key] = _Incoming()
+        if len(state.incoming) > MAX_STREAMS:
+            state.incoming.popitem(last=False)
+    else:
+        state.incoming.move_to_end(key)
     if parcel.floor > incoming.below:
         incoming.below = parcel.floor
         incoming.beyond = {number for number in incoming.beyond if number >= parcel.floor}

@@ -301,7 +301,8 @@ class Parcel:
 
     `number` counts the parcels of `stream`, which is all that one run of one participant sends to another. Whatever
     lies below `floor` has been acknowledged or given up. `answer`, if not 0, asks for a `Receipt` that carries it: at
-    once where it is `urgent`, otherwise soon.
+    once where it is `urgent`, otherwise soon. Of other parcels, `follows` bytes are sent right after this one, about: a
+    receiver may take them in together.
     """
 
     stream: int
@@ -310,6 +311,7 @@ class Parcel:
     answer: int
     urgent: bool
     fragments: tuple[Fragment, ...]
+    follows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,16 @@ def test_a_halo_overtakes_maps_that_wait(pairs: tuple[ConnectionPair, Connection
     assert collect(bee, {**maps, 9: halo})[-1] != 9
 
 
+def test_what_was_announced_and_never_comes_holds_nothing_up(pairs: tuple[ConnectionPair, ConnectionPair]) -> None:
+    ant, bee = pairs
+    halos = {tensor: feature_map(tensor, Region(Interval(0, 1), Interval(0, 4))) for tensor in range(5)}
+    for tensor, values in halos.items():
+        header = outgoing(tensor, values).header
+        parcel = Parcel(1, tensor, 0, 0, False, (header,), follows=1 << 40)
+        ant.data.publish(TOPICS.inbox("bee", "ant"), pack_parcel(parcel, (values.data.cast("B"),)), qos=0)
+        assert collect(bee, {tensor: values}) == [tensor]
+
+
 def test_small_regions_of_one_step_come_in_one_message(pairs: tuple[ConnectionPair, ConnectionPair]) -> None:
     ant, bee = pairs
     halos = [feature_map(number, Region(Interval(0, 1), Interval(0, 8))) for number in range(4)]

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legion_iot.transport.packets import (
+    BATCH,
     MAX_HEAD,
     PINGRESP,
     WAKE,
@@ -149,6 +150,53 @@ def test_paho_is_woken_for_a_large_payload_and_for_what_is_small_after_it() -> N
             theirs.sendall(message(b"t", b"x" * (WAKE // 4) * (number % 3)) + PUBACK)
             assert read_until_control() == PUBACK
     assert len(found) == 202
+
+
+def test_messages_that_were_announced_are_waited_for_together_but_never_relied_on() -> None:
+    ours, theirs = tcp_pair()
+    found: list[Publish] = []
+    wrapped = PacketSocket(ours, found.append)
+    ours.setblocking(False)
+    first, second = message(b"t", bytes(1000), qos=0), message(b"t", bytes(5000), qos=0)
+
+    def threshold() -> int:
+        return ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+    def take_in(count: int) -> None:
+        while len(found) < count:
+            assert select.select([wrapped], [], [], 20)[0]
+            if wrapped.drain():
+                assert wrapped.recv(2) == PINGRESP
+
+    with closing(ours), closing(theirs):
+        theirs.sendall(first)
+        take_in(1)
+        assert (threshold(), wrapped.patience) == (1, None)
+        wrapped.expect(len(second) + 3000)
+        theirs.sendall(first)
+        take_in(2)
+        assert threshold() == len(second) + 3000 - len(first)
+        assert wrapped.patience is not None
+        theirs.sendall(second)
+        wrapped.hurry()
+        take_in(3)
+        assert (threshold(), wrapped.patience) == (1, None)
+        wrapped.expect(1 << 40)
+        theirs.sendall(first + PUBACK)
+        wrapped.drain()
+        assert threshold() <= BATCH
+
+
+@pytest.mark.parametrize("end", [b"", b"\x34\x05\x00\x01t\x00\x07"])
+def test_a_drained_link_says_how_it_ended(end: bytes) -> None:
+    ours, theirs = tcp_pair()
+    wrapped = PacketSocket(ours, lambda packet: None)
+    with closing(ours):
+        theirs.sendall(end)
+        theirs.close()
+        assert wrapped.drain()
+        with contextlib.suppress(ConnectionError):
+            assert wrapped.recv(10) == b""
 
 
 def test_an_ended_link_says_so() -> None:

@@ -150,11 +150,22 @@ def test_a_map_costs_few_receipts_and_nothing_is_sent_twice_without_need() -> No
     network.start("ant")
     network.start("bee")
     for number in range(33):
-        network.step("ant", Offer("bee", [piece(number, LARGE)], more=number < 32))
+        network.step("ant", Offer("bee", [piece(number, LARGE)], follows=LARGE * (32 - number)))
     network.run(10)
     assert network.accepted["bee"] == Counter(range(33))
     assert network.states["ant"].resent == 0
     assert network.messages <= 33 + 33 * LARGE * delivery.ANSWERS // FIRST_CREDIT + 2
+
+
+def test_a_parcel_says_how_many_bytes_follow_it_at_once() -> None:
+    state = State(1)
+    waiting = [piece(number, LARGE) for number in range(3)]
+    first = [each.parcel.follows for each in step(state, Offer("bee", waiting, 7), 0.0) if isinstance(each, Transmit)]
+    assert first == [2 * LARGE + 7, LARGE + 7, 7]
+    rest = [piece(number, LARGE) for number in range(3, 3 + 2 * FIRST_CREDIT // LARGE)]
+    held = [each.parcel for each in step(state, Offer("bee", rest, 7), 0.0) if isinstance(each, Transmit)]
+    assert len(held) < len(rest)  # what has no credit does not follow at once
+    assert [each.follows for each in held] == [LARGE * left for left in reversed(range(len(held)))]
 
 
 def test_halos_that_nobody_waits_to_be_acknowledged_share_a_receipt() -> None:
