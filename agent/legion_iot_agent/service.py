@@ -24,6 +24,7 @@ from legion_iot.errors import AgentError, BrokerError, LegionError, ProtocolErro
 from legion_iot.notify import Notifier
 from legion_iot.profiles import ProfileFile
 from legion_iot.runtime import agent as machine
+from legion_iot.runtime.timing_reports import HeldTimings
 from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Outgoing, Undelivered
 from legion_iot.transport.link import SHOT_TIMEOUT, LinkProber, Shot
@@ -39,6 +40,8 @@ from legion_iot.wire.messages import (
     Measured,
     ModelReference,
     Ready,
+    TileTiming,
+    Timings,
 )
 from legion_iot.wire.tensors import INBOX, region_of
 from legion_iot.wire.topics import AgentTopic, AssignmentTopic, InboxTopic, Topics
@@ -93,6 +96,7 @@ class AgentService:
         self._state = machine.State(options.name, set(self._store.held()))
         self._events: deque[machine.Event] = deque()
         self._work = Work()
+        self._timings = HeldTimings()
         self._drains_since = math.inf
         self._stopping = False
         will = Will(self._topic("state"), last_words(self._session))
@@ -155,6 +159,7 @@ class AgentService:
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
                 self._events.append(machine.Tick())
+                self._tell_timings(self._timings.take())
             self._work.dropped = self._state.dropped
             self._presence.turn(self._work, self._memory.most)
             # As long as anything happens, what came meanwhile is taken in without waiting, and then comes Idle.
@@ -265,9 +270,10 @@ class AgentService:
                 self._compute(effect)
             case machine.Report(message=message):
                 self._report(message)
-            case machine.ReportTiming(timing=timing, computed=computed):
-                timing = dataclasses.replace(timing, sending=time.monotonic() - computed)
-                self._publish(self._topics.report(self._options.name, "timing"), timing, qos=0)
+            case machine.ReportTiming(timing=timing, computed=computed, within=within, is_last=is_last):
+                now = time.monotonic()
+                timing = dataclasses.replace(timing, sending=now - computed)
+                self._tell_timings(self._timings.add(timing, within, is_last, now))
             case machine.AskChunk(request=request):
                 self._links.data.publish(self._topics.inbox("orchestrator", self._options.name), codec.pack(request))
             case machine.MakeRoom() | machine.StoreChunk() | machine.FinishModel():
@@ -329,11 +335,18 @@ class AgentService:
         self._links.data.publish(topic, (codec.pack(Echo(number)), bytes(shot.size)))
         return shot.echo or self._links.data.flush(SHOT_TIMEOUT)
 
+    def _tell_timings(self, timings: tuple[TileTiming, ...]) -> None:
+        if len(timings) == 1:
+            self._publish(self._topics.report(self._options.name, "timing"), timings[0], qos=0)
+        elif timings:
+            self._publish(self._topics.report(self._options.name, "timings"), Timings(timings), qos=0)
+
     def _tell_measured(self, measured: Measured) -> None:
         self._publish_profile()
         self._publish(self._topics.report(self._options.name, "measured"), measured)
 
     def _compute(self, work: machine.Compute) -> None:
+        self._tell_timings(self._timings.before(work.epoch, work.step, time.monotonic()))
         try:
             with self._notifier.working((work.epoch, work.step)):
                 outputs, seconds = self._executor.run(work.epoch, work.step, work.inputs)

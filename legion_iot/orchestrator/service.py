@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from legion_iot.errors import BrokerError, NameTakenError, ProtocolError
 from legion_iot.notify import Notifier
@@ -56,6 +56,7 @@ from legion_iot.wire.messages import (
     Ready,
     Result,
     TileTiming,
+    Timings,
 )
 from legion_iot.wire.tensors import INBOX
 from legion_iot.wire.topics import AgentTopic, BridgeTopic, InboxTopic, ReportTopic, Topics
@@ -298,7 +299,8 @@ class OrchestratorService:
                 if kind == "state":
                     self._publish_state()
             case ReportTopic(agent=agent, kind=kind):
-                self.models.tell(_reported(agent, kind, message.payload))
+                for event in _reported(agent, kind, message.payload):
+                    self.models.tell(event)
             case _:
                 raise ProtocolError("not for the orchestrator")
 
@@ -393,13 +395,15 @@ def _said(agent: str, kind: str, payload: bytes) -> machine.Event:
     raise ProtocolError("not for the orchestrator")
 
 
-def _reported(agent: str, kind: str, payload: bytes) -> machine.Event:
+def _reported(agent: str, kind: str, payload: bytes) -> Sequence[machine.Event]:
     """What an agent reports; raises ProtocolError, but for what it measured: that it is waited for is to be known."""
     if kind == "measured":
         try:
-            return machine.ReportArrived(agent, codec.from_json(Measured, payload))
+            return (machine.ReportArrived(agent, codec.from_json(Measured, payload)),)
         except ProtocolError as error:
-            return machine.ReportRefused(agent, f"its measurements cannot be read ({error})")
+            return (machine.ReportRefused(agent, f"its measurements cannot be read ({error})"),)
+    if kind == "timings":
+        return [machine.ReportArrived(agent, each) for each in codec.from_json(Timings, payload).timings]
     if kind not in REPORTS:
         raise ProtocolError("not for the orchestrator")
-    return machine.ReportArrived(agent, codec.from_json(REPORTS[kind], payload))
+    return (machine.ReportArrived(agent, codec.from_json(REPORTS[kind], payload)),)

@@ -300,7 +300,10 @@ def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
         )
         bytes_sent += wire_bytes(region_of(part.region), channels, dtype, wire)
         effects.append(SendRegion(part.peer, header, values, origin))
-    return [*effects, ReportTiming(_timing(state, held, event, bytes_sent), event.ended)]
+    attempt = Attempt(event.request, event.attempt)
+    is_last = attempt not in held.exchange and attempt not in state.ready
+    timing = _timing(state, held, event, bytes_sent)
+    return [*effects, ReportTiming(timing, event.ended, assignment.report_within, is_last)]
 
 
 def _step_failed(state: State, event: StepFailed) -> list[Effect]:

@@ -220,10 +220,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class ReportTiming:
-    """Publish the timing of a step whose sends went before, with the time since `computed` as what they took."""
+    """Report the timing of a step whose sends went before, with the time since `computed` as what they took.
+
+    The orchestrator is to hear of it `within` seconds; a step that `is_last` is the last one of its request here.
+    """
 
     timing: TileTiming
     computed: float
+    within: float = 0.0
+    is_last: bool = True
 
 
 Effect = (

@@ -12,6 +12,8 @@ from legion_iot.wire.messages import AssignedStep, Assignment, ModelReference, P
 from legion_iot.wire.tensors import bounds, region_of
 from legion_iot.wire.zeros import CODEC
 
+REPORT_WITHIN = 0.5  # seconds; progress.LEAST_SECONDS, which any task may take, is four times as long
+
 
 def assignments_of(
     epoch: int,
@@ -41,6 +43,7 @@ def assignments_of(
         agent: Assignment(
             epoch, model, tuple(own), tuple(receives.get(agent, ())), tuple(sends.get(agent, ())), wire,
             alone, nan_allowed, CODEC if packs.get(agent) else "", packs.get(agent, ()), beside,
+            REPORT_WITHIN,
         )
         for agent, own in steps.items()
     }  # fmt: skip

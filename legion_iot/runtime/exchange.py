@@ -140,6 +140,10 @@ class Exchange:
     def __len__(self) -> int:
         return len(self._requests)
 
+    def __contains__(self, attempt: Attempt) -> bool:
+        """Whether steps of the attempt wait for inputs."""
+        return attempt in self._requests
+
     @property
     def bytes(self) -> int:
         """What the inputs that are not complete take."""

@@ -25,6 +25,10 @@ class ReadySteps:
     def __len__(self) -> int:
         return len(self._steps)
 
+    def __contains__(self, attempt: Attempt) -> bool:
+        """Whether a step of the attempt waits to be computed."""
+        return any((work.request, work.attempt) == attempt for *_, work in self._steps)
+
     def has_room(self, attempt: Attempt) -> bool:
         """Whether the attempt is among those with steps here, or one more may be."""
         attempts = {(work.request, work.attempt) for *_, work in self._steps}

@@ -55,6 +55,7 @@ __all__ = [
     "Result",
     "TensorRegion",
     "TileTiming",
+    "Timings",
 ]
 
 MAX_MODEL = 16 << 30  # bytes
@@ -194,8 +195,9 @@ class Assignment:
     `wire` is how float32 maps travel between agents (`quantised`). What the agent has loaded of an older epoch stays
     beside it until a command `release`s it, unless it is to be `alone`: of several epochs the one that is named
     `beside`, which is in force, and where none is named the last one. A feature map may hold NaN only where
-    `nan_allowed` says so. To the agents of `pack_for`, maps go packed by `codec`. Raises ProtocolError for a wire dtype
-    that is not known.
+    `nan_allowed` says so. To the agents of `pack_for`, maps go packed by `codec`. A timing is to be reported
+    within so many seconds, so that several may travel together. Raises ProtocolError for a wire dtype that is not
+    known.
     """
 
     epoch: int
@@ -209,6 +211,7 @@ class Assignment:
     codec: str = ""
     pack_for: tuple[str, ...] = ()
     beside: int = 0
+    report_within: float = 0.0
 
     def __post_init__(self) -> None:
         check_wire(self.wire)
@@ -269,6 +272,13 @@ class TileTiming:
     sending: float = 0.0
     heard: tuple[Heard, ...] = ()
     attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """On `report/timings`: several timings that were held back to travel together, the oldest first."""
+
+    timings: tuple[TileTiming, ...]
 
 
 @dataclass(frozen=True, slots=True)

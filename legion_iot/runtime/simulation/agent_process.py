@@ -21,6 +21,7 @@ from legion_iot.runtime.simulation.broker import Broker, Publication
 from legion_iot.runtime.simulation.invariants import HELD, Computed, broken, hold
 from legion_iot.runtime.simulation.oracle import Worker
 from legion_iot.runtime.simulation.participant import TICK, TOPICS, Participant
+from legion_iot.runtime.timing_reports import HeldTimings
 from legion_iot.wire import codec, delivery
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -39,6 +40,8 @@ from legion_iot.wire.messages import (
     ProfilePart,
     Ready,
     Receipt,
+    TileTiming,
+    Timings,
 )
 from legion_iot.wire.tensors import INBOX, fragments, region_of
 from legion_iot.wire.topics import ORCHESTRATOR, AgentTopic, AssignmentTopic, InboxTopic
@@ -90,6 +93,7 @@ class AgentProcess(Participant):
         self._kept, self._step, self._claim = kept, step, NameClaim(session)
         self._events: deque[agent.Event] = deque()
         self._measuring: deque[Command] = deque()
+        self._timings = HeldTimings()
         self._working = self._tick_waits = False
         self._told = agenda.now
         self._stopped: Iterator[float] | None = None  # what was going on when the process froze
@@ -221,6 +225,16 @@ class AgentProcess(Participant):
 
     # --- effects ---
 
+    def _tell_held(self) -> None:
+        if self.alive and not self.frozen:
+            self._tell_timings(self._timings.take())
+
+    def _tell_timings(self, timings: tuple[TileTiming, ...]) -> None:
+        if len(timings) == 1:
+            self.publish(TOPICS.report(self.name, "timing"), timings[0], qos=0)
+        elif timings:
+            self.publish(TOPICS.report(self.name, "timings"), Timings(timings), qos=0)
+
     def _carry_out(self, effect: agent.Effect) -> Iterator[float]:
         behaviour, draw = self.behaviour, self._agenda.random
         match effect:
@@ -234,8 +248,9 @@ class AgentProcess(Participant):
                 yield from self._compute(effect)
             case agent.Report(message=message):
                 self._report(message)
-            case agent.ReportTiming(timing=timing):
-                self.publish(TOPICS.report(self.name, "timing"), timing, qos=0)
+            case agent.ReportTiming(timing=timing, within=within, is_last=is_last):
+                self._tell_timings(self._timings.add(timing, within, is_last, self._agenda.now))
+                self._agenda.at(TICK, self._tell_held)
             case agent.MakeRoom(model=model):
                 self._events.append(agent.RoomMade(model.sha256))
             case agent.AskChunk(request=request):
@@ -256,6 +271,7 @@ class AgentProcess(Participant):
 
     def _compute(self, work: agent.Compute) -> Iterator[float]:
         behaviour, draw = self.behaviour, self._agenda.random
+        self._tell_timings(self._timings.before(work.epoch, work.step, self._agenda.now))
         self._agenda.note(self.name, f"{work.request} {work.epoch} {work.attempt} {work.step}".encode())
         self._agenda.tell(f"{self.name} computes step {work.step} of {work.request} ({work.epoch}/{work.attempt})")
         self._kept.computed.note(self.name, self.session, work)

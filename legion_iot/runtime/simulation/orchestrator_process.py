@@ -32,6 +32,7 @@ from legion_iot.wire.messages import (
     Ready,
     Receipt,
     TileTiming,
+    Timings,
 )
 from legion_iot.wire.tensors import INBOX, Array, fragments, region_of
 from legion_iot.wire.topics import ORCHESTRATOR, AgentTopic, InboxTopic, ReportTopic
@@ -128,6 +129,9 @@ class OrchestratorProcess(Participant):
                 self._happens(orchestrator.ProfileArrived(name, codec.from_json(Profile, payload)))
             case AgentTopic(agent=name, kind="metrics"):
                 self._happens(orchestrator.MetricsArrived(name, codec.from_json(Metrics, payload)))
+            case ReportTopic(agent=name, kind="timings"):
+                for timing in codec.from_json(Timings, payload).timings:
+                    self._happens(orchestrator.ReportArrived(name, timing))
             case ReportTopic(agent=name, kind=kind) if kind in REPORTS:
                 self._happens(orchestrator.ReportArrived(name, codec.from_json(REPORTS[kind], payload)))
             case InboxTopic(owner=owner, sender=sender) if owner == ORCHESTRATOR:
