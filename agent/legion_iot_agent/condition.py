@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,3 +163,14 @@ def _number(path: Path) -> int | None:
     with contextlib.suppress(ValueError):
         return int(_text(path) or "")
     return None
+
+
+def board() -> str:
+    """What the device is called: the device tree's model on single-board computers, else the processor's name."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0 \n")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine() or "unknown"

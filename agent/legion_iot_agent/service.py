@@ -6,12 +6,10 @@ included; before each step that is computed, everything that has come by then is
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import math
 import os
-import platform
 import time
 import uuid
 from collections import deque
@@ -46,7 +44,7 @@ from legion_iot.wire.messages import (
 from legion_iot.wire.tensors import INBOX, region_of
 from legion_iot.wire.topics import AgentTopic, AssignmentTopic, InboxTopic, Topics
 from legion_iot_agent.codecs import codec_speeds
-from legion_iot_agent.condition import Device
+from legion_iot_agent.condition import Device, board
 from legion_iot_agent.engine import Engine
 from legion_iot_agent.executor import Executor
 from legion_iot_agent.interpreter import runtime_info
@@ -60,6 +58,7 @@ from legion_iot_agent.store import ModelStore
 log = logging.getLogger("legion-agent")
 
 TICK = 0.5  # seconds
+MOST_AT_ONCE = 64  # events taken in before anything else is looked at
 DRAIN_TURN = 0.05  # seconds between looks at whether all is done
 
 
@@ -153,9 +152,10 @@ class AgentService:
         while not self._stopping and not self._is_drained():
             self._notifier.alive()
             arrived = self._links.next(min(wait, DRAIN_TURN) if self._drains else wait)
-            self._take(arrived)
             if arrived is None:
                 self._events.append(machine.Idle())
+            else:
+                self._take_all(arrived)
             if time.monotonic() - ticked >= TICK:
                 ticked = time.monotonic()
                 self._events.append(machine.Tick())
@@ -208,7 +208,15 @@ class AgentService:
         self._measurements.stop()
         self._executor.close()
 
-    def _take(self, event: PairEvent | None) -> None:
+    def _take_all(self, event: PairEvent) -> None:
+        """Take in an event and what came with it: a round of the loop takes as long as several of them."""
+        self._take(event)
+        for _ in range(MOST_AT_ONCE):
+            if (more := self._links.next(0.0)) is None:
+                return
+            self._take(more)
+
+    def _take(self, event: PairEvent) -> None:
         """Turn a message into an event of the machine; what is not of the protocol is logged and dropped."""
         match event:
             case Connected():
@@ -397,7 +405,7 @@ class AgentService:
 
     def _info(self) -> AgentInfo:
         return AgentInfo(
-            board=self._options.board or _board(),
+            board=self._options.board or board(),
             cores=os.cpu_count() or 1,
             threads=self._options.threads,
             memory_bytes=self._memory.for_models,
@@ -409,14 +417,3 @@ class AgentService:
             cpu_share=self._options.cpu_share or self._options.cpu_quota or 0.0,
             codecs=codec_speeds(),
         )
-
-
-def _board() -> str:
-    """What the device is called: the device tree's model on single-board computers, else the processor's name."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0 \n")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine() or "unknown"

@@ -71,7 +71,7 @@ from legion_iot.runtime.arrivals import Arrival
 from legion_iot.runtime.assignment import sends_by_step
 from legion_iot.runtime.attempts import Attempt, StepRun
 from legion_iot.runtime.exchange import Exchange, NanFragmentError, UnplannedFragmentError, wire_between
-from legion_iot.runtime.held import HeldEpoch
+from legion_iot.runtime.held import HeldEpoch, Share
 from legion_iot.runtime.ready import MOST_ATTEMPTS
 from legion_iot.wire.messages import (
     Assignment,
@@ -79,10 +79,9 @@ from legion_iot.wire.messages import (
     Fragment,
     PeerRegion,
     Ready,
-    RegionBounds,
     TileTiming,
 )
-from legion_iot.wire.tensors import region_of, wire_bytes
+from legion_iot.wire.tensors import Array, place_of, region_of, wire_bytes
 
 __all__ = [  # events and effects included, for whoever drives the machine
     "AskChunk",
@@ -283,27 +282,26 @@ def _step_done(state: State, event: StepDone, now: float) -> list[Effect]:
     if held is None or held.exchange is None:
         return []
     state.worked_at = now
-    assignment = held.assignment
-    made = {o.tensor: o.region for s in assignment.steps if s.step == event.step for o in s.outputs}
+    shares = held.shares.get(event.step)
+    if shares is None:
+        shares = held.shares[event.step] = _shares(held, event)
     effects: list[Effect] = []
     bytes_sent = 0
-    for part in held.sends[event.step]:
-        values, origin = event.outputs[part.tensor], made[part.tensor]
+    for share in shares:
+        part, values = share.part, event.outputs[share.part.tensor]
         if part.peer == state.name:
-            _keep(state, held.exchange, event, part, origin, now)
+            _keep(state, held.exchange, event, part, values[share.place.index], now)
             continue
-        channels, dtype = values.shape[2], str(values.dtype)
-        wire = wire_between(dtype, part.peer, assignment.wire)
-        codec = assignment.codec if part.peer in assignment.pack_for else ""
         header = Fragment(
-            event.request, event.attempt, event.epoch, part.step, part.tensor, part.region, channels, dtype, wire, codec
-        )
-        bytes_sent += wire_bytes(region_of(part.region), channels, dtype, wire)
-        effects.append(SendRegion(part.peer, header, values, origin))
+            event.request, event.attempt, event.epoch, part.step, part.tensor, part.region, values.shape[2],
+            share.dtype, share.wire, share.codec,
+        )  # fmt: skip
+        bytes_sent += share.bytes
+        effects.append(SendRegion(part.peer, header, values, share.origin))
     attempt = Attempt(event.request, event.attempt)
     is_last = attempt not in held.exchange and attempt not in state.ready
     timing = _timing(state, held, event, bytes_sent)
-    return [*effects, ReportTiming(timing, event.ended, assignment.report_within, is_last)]
+    return [*effects, ReportTiming(timing, event.ended, held.assignment.report_within, is_last)]
 
 
 def _step_failed(state: State, event: StepFailed) -> list[Effect]:
@@ -315,15 +313,25 @@ def _step_failed(state: State, event: StepFailed) -> list[Effect]:
     return [Report(Failed(event.epoch, event.request, event.reason, attempt=event.attempt))]
 
 
-def _keep(
-    state: State, exchange: Exchange, event: StepDone, part: PeerRegion, origin: RegionBounds, now: float
-) -> None:
+def _shares(held: HeldEpoch, event: StepDone) -> list[Share]:
+    """What becomes of the step's outputs, whatever the request."""
+    assignment, shares = held.assignment, []
+    made = {o.tensor: o.region for s in assignment.steps if s.step == event.step for o in s.outputs}
+    for part in held.sends[event.step]:
+        values, origin, region = event.outputs[part.tensor], made[part.tensor], region_of(part.region)
+        dtype = str(values.dtype)
+        wire = wire_between(dtype, part.peer, assignment.wire)
+        codec = assignment.codec if part.peer in assignment.pack_for else ""
+        size = wire_bytes(region, values.shape[2], dtype, wire)
+        shares.append(Share(part, origin, place_of(region, region_of(origin)), dtype, wire, codec, size))
+    return shares
+
+
+def _keep(state: State, exchange: Exchange, event: StepDone, part: PeerRegion, kept: Array, now: float) -> None:
     """What the agent made stays with it, for a later step of its own."""
-    region, whole = region_of(part.region), region_of(origin)
-    top, left = region.rows.start - whole.rows.start, region.columns.start - whole.columns.start
-    kept = event.outputs[part.tensor][top : top + len(region.rows), left : left + len(region.columns)]
     run = StepRun(event.epoch, event.request, event.attempt, part.step)
-    inputs = exchange.put(Attempt(event.request, event.attempt), part.step, part.tensor, region, kept)
+    attempt = Attempt(event.request, event.attempt)
+    inputs = exchange.put(attempt, part.step, part.tensor, region_of(part.region), kept)
     state.arrivals.note(run, now)
     if inputs is not None:
         state.ready.add(Compute(*run, inputs))

@@ -11,16 +11,39 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from legion_iot.runtime.exchange import Exchange
-from legion_iot.wire.messages import Assignment, PeerRegion
+from legion_iot.wire.messages import Assignment, PeerRegion, RegionBounds
+from legion_iot.wire.tensors import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of what a step makes, and who gets it: the same for each request.
+
+    `origin` is the region that the step makes of the tensor, and `place` where the part lies in it. Its elements are of
+    `dtype`. To others it goes in the form `wire`, packed by `codec`, where these are not empty; `bytes` is what it has
+    before it is packed.
+    """
+
+    part: PeerRegion
+    origin: RegionBounds
+    place: Place
+    dtype: str
+    wire: str
+    codec: str
+    bytes: int
 
 
 @dataclass(slots=True, eq=False)
 class HeldEpoch:
-    """One assignment; without an `exchange` it is not loaded. `ready_at` is when it was."""
+    """One assignment; without an `exchange` it is not loaded. `ready_at` is when it was.
+
+    `sends` are by step, and so are the `shares` that come of them when the step has first run.
+    """
 
     assignment: Assignment
     exchange: Exchange | None = None
     sends: dict[int, list[PeerRegion]] = field(default_factory=dict)
+    shares: dict[int, list[Share]] = field(default_factory=dict)
     ready_at: float = 0.0
 
     def lacks(self, sha256: str) -> bool:

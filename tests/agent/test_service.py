@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +32,11 @@ from legion_iot.wire.messages import (
     Parcel,
     Profile,
     ProfilePart,
+    TileTiming,
+    Timings,
 )
 from legion_iot.wire.tensors import INBOX
-from legion_iot_agent.service import AgentOptions, AgentService
+from legion_iot_agent.service import MOST_AT_ONCE, AgentOptions, AgentService
 
 pytest.importorskip("ai_edge_litert.interpreter")
 
@@ -86,6 +90,30 @@ def test_fragments_become_events_and_what_cannot_be_delivered_ends_its_request(s
         machine.FragmentArrived("bee", FRAGMENT, body, 3.0),
         machine.StepFailed(7, "r", "bee is silent"),
     ]
+
+
+def test_what_came_together_is_taken_in_together_as_far_as_that_is_not_too_much(service: AgentService) -> None:
+    came = deque(Message("legion/agents/ant/assignment/small", b"") for _ in range(2 * MOST_AT_ONCE))
+    service._links.next = lambda wait: came.popleft() if came else None  # type: ignore[method-assign]
+    service._take_all(came.popleft())
+    assert list(service._events) == [machine.AssignmentCleared("small")] * (1 + MOST_AT_ONCE)
+    service._take_all(came.popleft())
+    assert len(service._events) == 2 * MOST_AT_ONCE
+
+
+def test_timings_of_a_request_share_a_message(service: AgentService) -> None:
+    for step, is_last in ((0, False), (1, True)):
+        timing = TileTiming(7, "r", step, 0.1, 0)
+        service._carry_out(machine.ReportTiming(timing, time.monotonic(), 600.0, is_last))
+    ((topic, payload),) = service._links.messages  # type: ignore[attr-defined]
+    assert topic == "legion/agents/ant/report/timings"
+    told = codec.from_json(Timings, payload).timings
+    assert [(each.request, each.step) for each in told] == [("r", 0), ("r", 1)]
+
+    service._carry_out(machine.ReportTiming(TileTiming(7, "s", 1, 0.1, 0), time.monotonic()))
+    topic, payload = service._links.messages[1]  # type: ignore[attr-defined]
+    assert topic == "legion/agents/ant/report/timing"
+    assert codec.from_json(TileTiming, payload).request == "s"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ ASSIGNMENT = Assignment(
     STEPS,
     (PeerRegion(0, 0, (0, 2, 0, 3), "bee"), PeerRegion(0, 0, (2, 4, 0, 3), "orchestrator")),
     (PeerRegion(1, 1, (0, 4, 0, 3), "ant"), PeerRegion(2, 2, (0, 4, 0, 3), "orchestrator")),
+    report_within=0.25,
 )
 
 
@@ -54,6 +55,7 @@ def test_a_steps_time_has_no_gap() -> None:
     assert isinstance(own, machine.Compute)
     assert own.step == 1
     assert isinstance(report, machine.ReportTiming)
+    assert not report.is_last
     assert report.computed == 108.0  # the sender of the report adds what passed since as `sending`
     timing = report.timing
     assert (timing.begun, timing.receiving, timing.queued, timing.seconds) == pytest.approx((2.0, 3.0, 1.0, 2.0))
@@ -64,6 +66,8 @@ def test_a_steps_time_has_no_gap() -> None:
     send, report = machine.step(state, machine.StepDone(7, "r", 1, 1, outputs, 1.0, 110.0), 110.0)
     assert isinstance(send, machine.SendRegion)
     assert isinstance(report, machine.ReportTiming)
+    assert report.is_last
+    assert report.within == ASSIGNMENT.report_within
     timing = report.timing
     assert (timing.begun, timing.receiving, timing.queued, timing.seconds) == pytest.approx((8.5, 0.0, 0.5, 1.0))
     assert (timing.bytes_received, timing.bytes_sent) == (0, 48)
