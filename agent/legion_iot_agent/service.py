@@ -209,12 +209,14 @@ class AgentService:
         self._executor.close()
 
     def _take_all(self, event: PairEvent) -> None:
-        """Take in an event and what came with it: a round of the loop takes as long as several of them."""
-        self._take(event)
-        for _ in range(MOST_AT_ONCE):
-            if (more := self._links.next(0.0)) is None:
+        """Take in an event and what came with it: the rest of a round of the loop costs as much as several of them."""
+        more: PairEvent | None = event
+        for left in reversed(range(MOST_AT_ONCE)):
+            if more is None or self._stopping:
                 return
             self._take(more)
+            self._work_off()  # what follows from it goes before the next one
+            more = self._links.next(0.0) if left else None
 
     def _take(self, event: PairEvent) -> None:
         """Turn a message into an event of the machine; what is not of the protocol is logged and dropped."""

@@ -92,13 +92,27 @@ def test_fragments_become_events_and_what_cannot_be_delivered_ends_its_request(s
     ]
 
 
-def test_what_came_together_is_taken_in_together_as_far_as_that_is_not_too_much(service: AgentService) -> None:
-    came = deque(Message("legion/agents/ant/assignment/small", b"") for _ in range(2 * MOST_AT_ONCE))
+def test_what_came_together_is_taken_in_together_as_far_as_that_is_not_too_much(
+    service: AgentService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with all that follows from it, before the next one."""
+    came = deque(Message(f"legion/agents/ant/assignment/m{number}", b"") for number in range(2 * MOST_AT_ONCE))
+    steps: list[machine.Event] = []
+
+    def step(state: machine.State, event: machine.Event, now: float) -> list[machine.Effect]:
+        steps.append(event)
+        return [machine.FinishModel(MODEL)] if isinstance(event, machine.AssignmentCleared) else []
+
+    monkeypatch.setattr(machine, "step", step)
     service._links.next = lambda wait: came.popleft() if came else None  # type: ignore[method-assign]
-    service._take_all(came.popleft())
-    assert list(service._events) == [machine.AssignmentCleared("small")] * (1 + MOST_AT_ONCE)
-    service._take_all(came.popleft())
-    assert len(service._events) == 2 * MOST_AT_ONCE
+    for taken in (MOST_AT_ONCE, 2 * MOST_AT_ONCE):
+        service._take_all(came.popleft())
+        assert len(came) == 2 * MOST_AT_ONCE - taken
+        assert [event.model for event in steps[::2] if isinstance(event, machine.AssignmentCleared)] == [
+            f"m{number}" for number in range(taken)
+        ]
+        assert all(isinstance(event, machine.ModelStored) for event in steps[1::2])
+        assert len(steps) == 2 * taken
 
 
 def test_timings_of_a_request_share_a_message(service: AgentService) -> None:
