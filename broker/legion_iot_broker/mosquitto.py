@@ -36,6 +36,7 @@ STOP_SECONDS = 5.0
 _PORT_TRIES = 5
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 1.0
+_IF_PARENT_LIVES = '[ "$PPID" = "$0" ] && exec "$@"'
 _LOG_TAIL = 2_000
 _KEPT = "persistence true\npersistence_location {}/\nautosave_interval 1"
 # What glibc's malloc is told: keep what a feature map needed, instead of giving it back to the kernel after every piece
@@ -274,13 +275,14 @@ def child_prefix(account: pwd.struct_passwd | None) -> list[str]:
     """Let the kernel end the broker when we are killed, through setpriv(1): no code of ours between fork and exec.
 
     The signal follows the *thread* that started the child, so only the main thread may ask for it; and a change of
-    user clears it, so setpriv makes that change first.
+    user clears it, so setpriv makes that change first. Who is killed before setpriv has asked is followed by no
+    signal: so a shell looks, after that, whether it still is our child.
     """
     setpriv = shutil.which("setpriv")
     if setpriv is None or threading.current_thread() is not threading.main_thread():
         return []
     identity = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"] if account else []
-    return [setpriv, *identity, "--pdeathsig", "TERM", "--"]
+    return [setpriv, *identity, "--pdeathsig", "TERM", "--", "sh", "-c", _IF_PARENT_LIVES, str(os.getpid())]
 
 
 def _place_for_files() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,6 +136,27 @@ def test_mosquitto_dies_with_a_parent_that_is_killed() -> None:
             assert alive(pid)
             parent.kill()
         until_dead(pid)
+
+
+def test_a_child_whose_parent_is_killed_before_it_asks_for_a_signal_ends_too(tmp_path: Path) -> None:
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("setpriv is not installed")
+    slow = tmp_path / "setpriv"
+    slow.write_text(f'#!/bin/sh\nwhile [ -d "/proc/$PPID" ]; do sleep 0.01; done\nexec {setpriv} "$@"\n')
+    slow.chmod(0o755)
+    code = (
+        "import os, signal, subprocess\n"
+        "from legion_iot_broker.mosquitto import child_prefix\n"
+        "child = subprocess.Popen([*child_prefix(None), 'sleep', '60'], stdout=subprocess.DEVNULL)\n"
+        "print(child.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PATH": path}
+    parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    until_dead(int(parent.stdout))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's Mosquitto becomes another user")

@@ -8,7 +8,7 @@ import pytest
 
 from legion_iot.bench import lab as bench
 from tests.cli.schemas import check
-from tests.system.conftest import Stage, wait_until
+from tests.system.conftest import Stage
 from tests.system.conftest import photograph as photograph  # noqa: PLC0414 — a fixture of the system tests
 from tests.system.networks import residual_classifier
 
@@ -44,7 +44,7 @@ def test_the_demo_is_exact_on_emulated_devices(stage: Stage, photograph: Path, s
     assert report["exact"] is True
     assert {agent["name"]: agent["board"] for agent in report["agents"]} == {"quick": "pi-5", "slow": "toaster"}
     assert [device["cpu_share"] for device in report["lab"]["devices"]] == [0.4, 0.2]
-    wait_until(lambda: not stage.alive())
+    stage.wait_for_the_end()
     assert stage.left_behind() == []
 
 
@@ -85,7 +85,7 @@ def test_a_killed_demo_takes_its_lab_along(
     program.wait_for_line(moment)
     (identity,) = [path.name for path in (stage.temporary / "legion-lab").iterdir()]
     program.process.kill()
-    wait_until(lambda: not stage.alive(), timeout=30)
+    stage.wait_for_the_end()
     assert traces(stage) == []
     assert made_in_the_kernel(identity) == []
 

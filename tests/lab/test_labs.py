@@ -110,7 +110,7 @@ def test_up_status_down(stage: Stage, spec: Path, way: str) -> None:
 
     done = stage.run("lab", "down")
     assert done.stdout == "ended: shelf\n"
-    assert stage.alive() == {}
+    stage.wait_for_the_end()
     assert made_in_the_kernel(identity) == []
     assert stage.left_behind() == []
     assert "no lab is up" in stage.run("lab", "down").stdout
@@ -165,7 +165,7 @@ def test_told_to_end_while_it_starts(stage: Stage, spec: Path, number: signal.Si
     program, identity = _starting(stage, spec, "")  # its agents take longer to start than we to say so
     program.process.send_signal(number)
     assert program.process.wait(60) == 130
-    assert stage.alive() == {}
+    stage.wait_for_the_end()
     assert made_in_the_kernel(identity) == []
     assert stage.left_behind() == []
 
@@ -181,7 +181,7 @@ def _starting(stage: Stage, spec: Path, way: str) -> tuple[Program, str]:
 def test_the_keeper_told_to_end(stage: Stage, spec: Path) -> None:
     lab = up(stage, spec, "--rootless")["lab"]
     os.kill(lab["pid"], signal.SIGTERM)
-    wait_until(lambda: not stage.alive(), timeout=30)
+    stage.wait_for_the_end()
     assert traces(stage) == []
 
 
@@ -215,7 +215,7 @@ def test_one_line_and_a_code(stage: Stage, spec: Path, name: str) -> None:
     assert done.stderr.startswith("legion: ")
     assert done.stderr.count("\n") == 1
     assert cause in done.stderr
-    assert stage.alive() == {}
+    stage.wait_for_the_end()
     assert stage.left_behind() == []
 
 

@@ -119,6 +119,13 @@ class Stage:
                         found[int(directory.name)] = command
         return found
 
+    def wait_for_the_end(self, timeout: float = 30.0) -> None:
+        """Returns once no process carries this test's mark; Python's own helpers end a moment after their parents."""
+        deadline = time.monotonic() + timeout
+        while alive := self.alive():
+            assert time.monotonic() < deadline, alive
+            time.sleep(0.05)
+
     def left_behind(self) -> list[str]:
         """Names in the directory for temporary files."""
         return sorted(path.name for path in self.temporary.iterdir())

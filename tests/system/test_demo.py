@@ -43,7 +43,7 @@ def demo(stage: Stage, photograph: Path, *arguments: str) -> dict[str, Any]:
     assert (report["max_abs_error"], report["max_rel_error"]) == (0.0, 0.0)
     assert 0 < report["latency_ms"]["min"] <= report["latency_ms"]["median"] <= report["latency_ms"]["max"]
     assert report["single_device_ms"] > 0
-    wait_until(lambda: not stage.alive())
+    stage.wait_for_the_end()
     assert stage.left_behind() == []
     return report
 

@@ -29,7 +29,7 @@ def test_told_to_end(stage: Stage, photograph: Path, number: signal.Signals) -> 
 def test_killed(stage: Stage, photograph: Path, moment: str, broker: str) -> None:
     program = _started(stage, photograph, moment, broker)
     program.process.kill()
-    wait_until(lambda: not stage.alive(), timeout=30)
+    stage.wait_for_the_end()
 
 
 def test_interrupted_twice(stage: Stage, photograph: Path) -> None:
@@ -37,7 +37,7 @@ def test_interrupted_twice(stage: Stage, photograph: Path) -> None:
     program.process.send_signal(signal.SIGINT)
     program.process.send_signal(signal.SIGINT)
     assert program.process.wait(30) == 130
-    wait_until(lambda: not stage.alive(), timeout=30)
+    stage.wait_for_the_end()
     assert stage.left_behind() == []
 
 
@@ -58,7 +58,7 @@ def test_while_it_is_made(stage: Stage, photograph: Path, kind: str, mark: str) 
     assert program.process.wait(60) == 130
     wait_until(lambda: "legion: interrupted" in program.lines, timeout=5)
     assert not any("Traceback" in line or "Exception" in line for line in program.lines)
-    wait_until(lambda: not stage.alive(), timeout=30)
+    stage.wait_for_the_end()
     assert stage.left_behind() == []
 
 
@@ -67,7 +67,7 @@ def test_before_anything_is_loaded(stage: Stage) -> None:
     wait_until(lambda: "legion" in stage.alive().get(program.process.pid, ""))
     program.process.send_signal(signal.SIGINT)
     assert program.process.wait(30) in (130, -signal.SIGINT)
-    wait_until(lambda: not stage.alive(), timeout=30)
+    stage.wait_for_the_end()
     assert stage.left_behind() == []
 
 
@@ -89,5 +89,5 @@ def _interrupted(stage: Stage, photograph: Path, moment: str, broker: str, numbe
     wait_until(lambda: len(program.lines) and program.lines[-1].startswith("legion:"), timeout=5)
     assert program.lines[-1] == "legion: interrupted"
     assert not any("Traceback" in line or "Exception" in line for line in program.lines)
-    wait_until(lambda: not stage.alive(), timeout=30)
+    stage.wait_for_the_end()
     assert stage.left_behind() == []

@@ -72,7 +72,7 @@ def test_one_line_and_a_code(stage: Stage, photograph: Path, tmp_path: Path, nam
     assert done.stderr.startswith("legion: ")
     assert done.stderr.count("\n") == 1
     assert cause in done.stderr
-    assert stage.alive() == {}
+    stage.wait_for_the_end()
     assert stage.left_behind() == []
 
 
@@ -89,7 +89,7 @@ def test_a_registry_out_of_reach(stage: Stage, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (6, ""), done.stderr
     assert done.stderr.startswith("legion: ")
     assert done.stderr.count("\n") == 1
-    assert stage.alive() == {}
+    stage.wait_for_the_end()
     assert not list((tmp_path / "legion-iot" / "zoo").glob("*.tflite"))
 
 

@@ -113,7 +113,7 @@ def test_a_picture_in_and_a_result_out(
     for program in (orchestrator, agents["left"], again):
         program.process.send_signal(signal.SIGTERM)
         assert program.process.wait(20) == 0
-    assert stage.alive() == {}
+    stage.wait_for_the_end()
 
 
 def test_programs_without_a_broker(stage: Stage, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_broker_run(stage: Stage) -> None:
     client.close()
     program.process.send_signal(signal.SIGINT)
     assert program.process.wait(20) == 130
-    assert stage.alive() == {}
+    stage.wait_for_the_end()
     assert stage.left_behind() == []
 
 

@@ -197,7 +197,7 @@ def test_a_group_with_identities(stage: Stage, group: Group, member: Any, photog
         assert program.process.wait(20) == 0
     group.broker.process.send_signal(signal.SIGTERM)
     assert group.broker.process.wait(20) == 130
-    assert stage.alive() == {}
+    stage.wait_for_the_end()
 
 
 def test_credentials_that_do_not_do(stage: Stage, group: Group, tmp_path: Path) -> None:

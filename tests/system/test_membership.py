@@ -57,13 +57,32 @@ class Witness:
 
 @pytest.fixture
 def witness(broker: str) -> Iterator[Witness]:
-    made = Witness(broker, "agents/+/state", "agents/+/metrics", f"infer/{MODEL}/result")
+    made = Witness(
+        broker, "agents/+/state", "agents/+/metrics", "agents/slow/inbox/orchestrator", f"infer/{MODEL}/result"
+    )
     yield made
     made.close()
 
 
 def agent(stage: Stage, url: str, name: str, directory: Path, *options: str) -> Program:
     return stage.start("legion-agent", "--broker", url, "--name", name, "--state-dir", str(directory), *options)
+
+
+def give_work(witness: Witness, photograph: Path) -> None:
+    """Returns once the orchestrator has sent the agent `slow` a request."""
+
+    def parcels() -> int:
+        return sum(topic == "agents/slow/inbox/orchestrator" for topic, _ in witness.seen)
+
+    before = parcels()
+    witness.publish(f"infer/{MODEL}", photograph.read_bytes())
+    wait_until(lambda: parcels() > before)
+
+
+def has_heard(pid: int, number: signal.Signals) -> bool:
+    """Whether no such signal waits for the process; one more would be the same one otherwise."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return not int(status["ShdPnd"], 16) >> (number - 1) & 1
 
 
 def test_of_two_agents_of_one_name_the_newest_stays(
@@ -113,8 +132,7 @@ def test_an_agent_that_is_told_to_end_finishes_what_it_computes(
     # So slow that it computes for seconds.
     slow = agent(stage, broker, "slow", tmp_path, "--cpu-share", "0.005")
     orchestrator.wait_for_line("serving: slow")
-    witness.publish(f"infer/{MODEL}", photograph.read_bytes())
-    time.sleep(0.5)
+    give_work(witness, photograph)
     assert not witness.on(f"infer/{MODEL}/result")
     slow.process.send_signal(signal.SIGTERM)
     told = time.monotonic()
@@ -153,11 +171,10 @@ def test_told_twice_it_ends_at_once(
     orchestrator = stage.start("legion", "orchestrator", "run", MODEL, "--broker", broker, "--planner", "balanced")
     slow = agent(stage, broker, "slow", tmp_path, "--cpu-share", "0.002")
     orchestrator.wait_for_line("serving: slow")
-    witness.publish(f"infer/{MODEL}", photograph.read_bytes())
-    time.sleep(0.5)
+    give_work(witness, photograph)
     slow.process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
+    wait_until(lambda: has_heard(slow.process.pid, signal.SIGTERM))
     assert slow.process.poll() is None
     slow.process.send_signal(signal.SIGTERM)
-    assert slow.process.wait(5) == 143
+    assert slow.process.wait(PATIENCE) == 143  # 0 where it had waited for what it computes
     wait_until(lambda: witness.on("agents/slow/state")[-1]["state"] == "offline")  # the broker says so

@@ -147,7 +147,7 @@ def test_models_come_and_go_while_others_are_served(stage: Stage, broker: tuple[
     for agent in agents:
         agent.process.send_signal(signal.SIGTERM)
         assert agent.process.wait(30) == 0
-    assert stage.alive() == {}
+    stage.wait_for_the_end()
 
 
 def test_what_an_operator_is_told(stage: Stage, broker: tuple[str, int], tmp_path: Path) -> None:
