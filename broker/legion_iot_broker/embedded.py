@@ -195,9 +195,13 @@ class EmbeddedBroker:
             logger.warning("cannot accept a client: %s", error)
             time.sleep(_PAUSE_SECONDS)
             return
-        sock.setblocking(False)
-        # Small answers must not wait for the acknowledgement of earlier ones.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.setblocking(False)
+            # Small answers must not wait for the acknowledgement of earlier ones.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # some systems say only now that the client has gone already
+            sock.close()
+            return
         if len(self._open) >= self._limits.clients:
             logger.warning("refusing a client: %d are connected", len(self._open))
             with contextlib.suppress(OSError):

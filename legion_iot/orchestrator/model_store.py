@@ -116,11 +116,11 @@ class ModelStore:
             reason = f"the model has {size} bytes, and {self._limits.file_bytes} are allowed"
             raise Refusal("too-large", reason)
         part = self._part(sha256)
-        there = part.stat().st_size if part.is_file() else 0
+        there = _size(part)
         if there > size:
-            part.unlink()
+            part.unlink(missing_ok=True)
             there = 0
-        used = sum(each.stat().st_size for each in self._directory.iterdir() if each.is_file())
+        used = sum(map(_size, self._directory.iterdir()))
         if used + size - there > self._limits.bytes:
             reason = f"the orchestrator keeps {used >> 20} MB of models, and {self._limits.bytes >> 20} MB are allowed"
             raise Refusal("no-space", f"{reason}; remove one: legion model remove NAME")
@@ -166,7 +166,7 @@ class ModelStore:
     def _make_room_for(self, part: Path) -> None:
         """Of the parts that nobody goes on with, the oldest go."""
         others = [each for each in self._directory.glob("*.part") if each != part]
-        others.sort(key=lambda each: each.stat().st_mtime)
+        others.sort(key=_changed)
         for each in others[: max(0, len(others) + 1 - self._limits.parts)]:
             each.unlink(missing_ok=True)
 
@@ -174,10 +174,9 @@ class ModelStore:
         named = self._all_names()
         for path in self._directory.iterdir():
             unnamed = path.suffix == ".tflite" and path.stem not in named
-            if unnamed or path.suffix == ".part" or path.name.startswith("."):  # a dot: half of a file of names
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > _UNUSED_SECONDS:
-                        path.unlink()
+            unused = unnamed or path.suffix == ".part" or path.name.startswith(".")  # a dot: half of a file of names
+            if unused and time.time() - _changed(path) > _UNUSED_SECONDS:
+                path.unlink(missing_ok=True)
 
     def _all_names(self) -> set[str]:
         """SHA-256 of all models that have a name, in any group."""
@@ -191,6 +190,22 @@ class ModelStore:
 def _for_owner(path: str, flags: int) -> int:
     """Opens a file that, where it is new, is for its owner only."""
     return os.open(path, flags, 0o600)
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 for a file that is gone. Parts become models meanwhile, in other threads and by other groups."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _changed(path: Path) -> float:
+    """When it was written last; 0 for a file that is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _read_names(file: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -185,6 +187,26 @@ def test_the_embedded_broker_runs_as_a_process(tmp_path: Path) -> None:
     assert len(missing.stderr.splitlines()) == 1
 
 
+def test_a_client_that_has_gone_before_its_socket_is_set_up_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the client has reset the connection, macOS refuses options of its socket; Linux does not."""
+    setsockopt, gone = socket.socket.setsockopt, threading.Event()
+
+    def refuse_once(sock: socket.socket, *arguments: int) -> None:
+        if threading.current_thread().name.startswith("mqtt-broker") and not gone.is_set():
+            gone.set()
+            raise OSError(errno.EINVAL, "Invalid argument")
+        setsockopt(sock, *arguments)
+
+    with EmbeddedBroker() as broker:
+        monkeypatch.setattr(socket.socket, "setsockopt", refuse_once)
+        with socket.create_connection((broker.address.host, broker.address.port), PATIENCE) as client:
+            assert client.recv(1) == b""
+        other = PahoConnection(broker.address, "other", lambda _: None)
+        other.open(PATIENCE)
+        other.close()
+    assert gone.is_set()
+
+
 def test_it_can_be_started_again() -> None:
     broker = EmbeddedBroker()
     port = broker.start()
@@ -194,6 +216,15 @@ def test_it_can_be_started_again() -> None:
     broker.stop()
     assert broker.start() == port
     broker.stop()
+
+
+def until_saved(broker: MosquittoProcess, topic: bytes) -> None:
+    assert broker._directory is not None
+    saved = Path(broker._directory.name) / "data" / "mosquitto.db"
+    deadline = time.monotonic() + PATIENCE
+    while not saved.is_file() or topic not in saved.read_bytes():
+        assert time.monotonic() < deadline, "nothing is saved"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -206,7 +237,8 @@ def test_a_killed_mosquitto_comes_back_where_it_was(persistent: bool) -> None:
         first.publish("kept/here", b"for ever", retain=True)
         assert first.flush(PATIENCE)
         first.close()
-        time.sleep(2.5)  # it saves once a second what is to persist
+        if persistent:  # it saves once a second
+            until_saved(broker, b"kept/here")
         pid = broker.pid
         broker.kill()
         until_dead(pid)

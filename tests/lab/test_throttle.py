@@ -102,7 +102,12 @@ def test_on_the_real_clocks() -> None:
             pass
 
     work = Throttle(0.1).learn(spin)
-    start = time.perf_counter()
-    for _ in range(10):
-        work.stretch(spin)
-    assert 0.45 < time.perf_counter() - start < 1.5
+    for _ in range(5):  # a busy machine adds to some
+        start = time.perf_counter()
+        for _ in range(10):
+            work.stretch(spin)
+        taken = time.perf_counter() - start
+        assert taken > 0.45
+        if taken < 1.5:
+            return
+    raise AssertionError(taken)

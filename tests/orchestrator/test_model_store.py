@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -190,6 +191,26 @@ def test_limits(tmp_path: Path) -> None:
     with pytest.raises(Refusal) as caught:
         store.keep("c", sha(FILES[0]))
     assert caught.value.code == "too-many"
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_part_becomes_a_model_while_another_one_is_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """As it does in the background, and by an orchestrator of another group; at any look at the file."""
+    store, model = ModelStore(tmp_path, "legion"), sha(FILES[0])
+    store.begin(model, len(FILES[0]))
+    store.write(model, 0, memoryview(FILES[0]))
+    part, looks, stat = tmp_path / f"{model}.part", itertools.count(1), Path.stat
+
+    def renamed_before(path: Path, **options: bool) -> os.stat_result:
+        if path == part and next(looks) == look:
+            part.rename(store.path(model))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", renamed_before)
+    assert store.begin(sha(FILES[1]), len(FILES[1])) == 0
+    assert store.holds(model)
 
 
 def test_of_parts_that_nobody_goes_on_with_the_oldest_go(tmp_path: Path) -> None:
