@@ -146,7 +146,8 @@ class _Mosquitto:
         for line in child.stdout:
             text = line.decode(errors="replace").rstrip()
             self._said.append(text)
-            print(text, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # where nobody reads ours any more, its own would fill up and stop it
+                print(text, file=sys.stderr, flush=True)
             if text.endswith(" running"):
                 self._running.set()
 

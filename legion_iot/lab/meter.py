@@ -79,8 +79,8 @@ def _accept(server: socket.socket) -> None:
 
 def _answer(sock: socket.socket) -> None:
     with sock:
-        _tune(sock)
         try:
+            _tune(sock)
             while True:
                 sock.settimeout(None)  # the other devices have their turns before the next order
                 order, count = _HEAD.unpack(_exactly(sock, _HEAD.size))

@@ -142,7 +142,7 @@ class Journal:
         notes = [{"epoch": self.epoch}, *({"open": asdict(request)} for request in self._open.values())]
         content = b"".join(json.dumps(note, separators=(",", ":")).encode() + b"\n" for note in notes)
         replace_file(path, content, lasting=False)
-        if self._file is not None:
-            os.close(self._file)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        before, self._file = self._file, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        if before is not None:
+            os.close(before)
         self._size = len(content)

@@ -464,6 +464,20 @@ def test_an_end_of_mosquitto_is_noticed(group: BrokerDirectory, mosquitto: Serve
         check_until_the_end(mosquitto)
 
 
+def test_mosquitto_goes_on_where_nobody_reads_what_it_says(
+    group: BrokerDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_mosquitto()
+
+    def nobody(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", nobody)
+    pi1 = let_in(group, "pi1")
+    with serve(group, "mosquitto"), connected(pi1.address()):
+        pass
+
+
 def check_until_the_end(running: Served) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -102,6 +103,30 @@ def test_the_file_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert path.stat().st_size < 11_000
     journal.close()
     assert Journal(path).left == (request(0),)
+
+
+def test_where_no_file_can_be_opened_nothing_is_written_into_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGEST", 300)
+    journal = Journal(tmp_path / "requests.jsonl")
+    open_file = os.open
+
+    def none_left(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_APPEND:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_file(path, flags, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", none_left)
+        for number in range(20):
+            journal.opened(request(number))
+    with (tmp_path / "other").open("wb"):  # takes the number of a descriptor that is free
+        for number in range(20, 40):
+            journal.opened(request(number))
+    assert (tmp_path / "other").read_bytes() == b""
+    journal.close()
+    assert len(Journal(tmp_path / "requests.jsonl").left) == 40
 
 
 def test_no_more_is_noted_than_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
