@@ -154,7 +154,7 @@ def test_killed_while_it_starts(stage: Stage, spec: Path, way: str, delay: float
     for pid, command in stage.alive().items():
         if pid == program.process.pid or "lab.keeper" in command:
             os.kill(pid, signal.SIGKILL)
-    program.process.wait(10)
+    program.wait(10)
     stage.run("lab", "down")
     assert traces(stage) == []
     assert made_in_the_kernel(identity) == []
@@ -164,7 +164,7 @@ def test_killed_while_it_starts(stage: Stage, spec: Path, way: str, delay: float
 def test_told_to_end_while_it_starts(stage: Stage, spec: Path, number: signal.Signals) -> None:
     program, identity = _starting(stage, spec, "")  # its agents take longer to start than we to say so
     program.process.send_signal(number)
-    assert program.process.wait(60) == 130
+    assert program.wait(60) == 130
     stage.wait_for_the_end()
     assert made_in_the_kernel(identity) == []
     assert stage.left_behind() == []

@@ -49,16 +49,29 @@ class Program:
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
 
-    def read(self) -> None:
+    def __post_init__(self) -> None:
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line.rstrip("\n"))
 
+    def wait(self, timeout: float) -> int:
+        """Its exit code once it has ended; all that it said is among `lines` then."""
+        code = self.process.wait(timeout)
+        self._reader.join(timeout)
+        return code
+
     def wait_for_line(self, text: str) -> None:
         def said() -> bool:
+            ended = self.process.poll() is not None
+            if ended:
+                self._reader.join(10)
             if any(text in line for line in self.lines):
                 return True
-            assert self.process.poll() is None, self.lines
+            assert not ended, self.lines
             return False
 
         wait_until(said)
@@ -104,7 +117,6 @@ class Stage:
             text=True,
         )
         started = Program(process)
-        threading.Thread(target=started.read, daemon=True).start()
         self._programs.append(started)
         return started
 

@@ -36,7 +36,7 @@ def test_interrupted_twice(stage: Stage, photograph: Path) -> None:
     program = _started(stage, photograph, "measuring", "embedded")
     program.process.send_signal(signal.SIGINT)
     program.process.send_signal(signal.SIGINT)
-    assert program.process.wait(30) == 130
+    assert program.wait(30) == 130
     stage.wait_for_the_end()
     assert stage.left_behind() == []
 
@@ -55,7 +55,7 @@ def test_while_it_is_made(stage: Stage, photograph: Path, kind: str, mark: str) 
         "python", str(Path(__file__).with_name("interrupted_while_making.py")), kind, mark,
         "demo", "--model", "mobilenet-v2", "--image", str(photograph), "--broker", "mosquitto",
     )  # fmt: skip
-    assert program.process.wait(60) == 130
+    assert program.wait(60) == 130
     wait_until(lambda: "legion: interrupted" in program.lines, timeout=5)
     assert not any("Traceback" in line or "Exception" in line for line in program.lines)
     stage.wait_for_the_end()
@@ -66,7 +66,7 @@ def test_before_anything_is_loaded(stage: Stage) -> None:
     program = stage.start("legion", "demo")
     wait_until(lambda: "legion" in stage.alive().get(program.process.pid, ""))
     program.process.send_signal(signal.SIGINT)
-    assert program.process.wait(30) in (130, -signal.SIGINT)
+    assert program.wait(30) in (130, -signal.SIGINT)
     stage.wait_for_the_end()
     assert stage.left_behind() == []
 
@@ -85,7 +85,7 @@ def _started(stage: Stage, photograph: Path, moment: str, broker: str) -> Progra
 def _interrupted(stage: Stage, photograph: Path, moment: str, broker: str, number: signal.Signals) -> None:
     program = _started(stage, photograph, moment, broker)
     program.process.send_signal(number)
-    assert program.process.wait(30) == 130
+    assert program.wait(30) == 130
     wait_until(lambda: len(program.lines) and program.lines[-1].startswith("legion:"), timeout=5)
     assert program.lines[-1] == "legion: interrupted"
     assert not any("Traceback" in line or "Exception" in line for line in program.lines)

@@ -112,7 +112,7 @@ def test_a_picture_in_and_a_result_out(
 
     for program in (orchestrator, agents["left"], again):
         program.process.send_signal(signal.SIGTERM)
-        assert program.process.wait(20) == 0
+        assert program.wait(20) == 0
     stage.wait_for_the_end()
 
 
@@ -123,7 +123,7 @@ def test_programs_without_a_broker(stage: Stage, tmp_path: Path) -> None:
         stage.start("legion", "orchestrator", "run", MODEL, "--broker", url),
         _agent(stage, url, "alone", tmp_path),
     ):
-        assert program.process.wait(60) == 5
+        assert program.wait(60) == 5
         wait_until(lambda program=program: program.lines)  # type: ignore[misc]
         assert "nobody listens" in program.lines[-1]
 
@@ -137,7 +137,7 @@ def test_broker_run(stage: Stage) -> None:
     client = Client("127.0.0.1", int(found[1]))
     client.close()
     program.process.send_signal(signal.SIGINT)
-    assert program.process.wait(20) == 130
+    assert program.wait(20) == 130
     stage.wait_for_the_end()
     assert stage.left_behind() == []
 

@@ -143,21 +143,32 @@ def test_the_demo_is_exact_over_tls(stage: Stage, group: Group, member: Any, pho
     assert eye.messages.get(timeout=20) == ("legion/models/end", b"end")
 
 
-def test_a_group_with_identities(stage: Stage, group: Group, member: Any, photograph: Path) -> None:
-    orchestrator = stage.start(
-        "legion", "orchestrator", "run", MODEL, "--credentials", str(group.bundle("boss")), "--agents", "2"
-    )
-    agents = {name: group.agent(name) for name in ("left", "right")}
-    orchestrator.wait_for_line("serving: left, right")
-    phone = member("phone", "legion/infer/+/result", "legion/agents/#")
+class Serving:
+    """A group of two agents that serves, and a client of it."""
 
-    def infer() -> dict[str, Any]:
-        phone.publish(f"legion/infer/{MODEL}", photograph.read_bytes())
-        result: dict[str, Any] = json.loads(phone.messages.get(timeout=60)[1])
+    def __init__(self, stage: Stage, group: Group, phone: Member, picture: bytes) -> None:
+        self.phone, self._picture = phone, picture
+        self.orchestrator = stage.start(
+            "legion", "orchestrator", "run", MODEL, "--credentials", str(group.bundle("boss")), "--agents", "2"
+        )
+        self.agents = {name: group.agent(name) for name in ("left", "right")}
+        self.orchestrator.wait_for_line("serving: left, right")
+
+    def infer(self) -> dict[str, Any]:
+        self.phone.publish(f"legion/infer/{MODEL}", self._picture)
+        result: dict[str, Any] = json.loads(self.phone.messages.get(timeout=60)[1])
         assert result["ok"], result
         return result
 
-    first = infer()
+
+@pytest.fixture
+def serving(stage: Stage, group: Group, member: Any, photograph: Path) -> Serving:
+    phone = member("phone", "legion/infer/+/result", "legion/agents/#")
+    return Serving(stage, group, phone, photograph.read_bytes())
+
+
+def test_who_may_do_what(stage: Stage, group: Group, serving: Serving, member: Any, photograph: Path) -> None:
+    first, phone = serving.infer(), serving.phone
     # A client asks for inference and does nothing else, an observer not even that.
     eye = member("eye", "legion/infer/#")
     for topic in (
@@ -183,20 +194,22 @@ def test_a_group_with_identities(stage: Stage, group: Group, member: Any, photog
     assert busy.returncode == 2
     assert "the group 'legion' is at work (left, right, the orchestrator)" in busy.stderr
 
+
+def test_an_agent_that_is_removed(stage: Stage, group: Group, serving: Serving) -> None:
+    first, agents, orchestrator = serving.infer(), serving.agents, serving.orchestrator
     assert "the running broker knows" in group.legion("remove-device", "right", *group.where)
-    wait_until(lambda: agents["right"].process.poll() is not None)
-    assert agents["right"].process.returncode == 11
+    assert agents["right"].wait(60) == 11
     ours = [line for line in agents["right"].lines if line.startswith("legion-agent: ")]
     assert len(ours) == 1, ours
     assert "has revoked the certificate" in ours[0]
     wait_until(lambda: orchestrator.lines[-1].endswith("serving: left"))
-    assert infer()["outputs"] == first["outputs"]
+    assert serving.infer()["outputs"] == first["outputs"]
 
     for program in (orchestrator, agents["left"]):
         program.process.send_signal(signal.SIGTERM)
-        assert program.process.wait(20) == 0
+        assert program.wait(20) == 0
     group.broker.process.send_signal(signal.SIGTERM)
-    assert group.broker.process.wait(20) == 130
+    assert group.broker.wait(20) == 130
     stage.wait_for_the_end()
 
 
@@ -211,8 +224,8 @@ def test_credentials_that_do_not_do(stage: Stage, group: Group, tmp_path: Path) 
         (("--broker", url, "--name", "left"), 13, "another authority"),
     ]:
         done = stage.start("legion-agent", "--state-dir", str(tmp_path), *arguments)
-        assert done.process.wait(30) == code, done.lines
-        wait_until(lambda done=done: len(done.lines) == 1)  # type: ignore[misc]
+        assert done.wait(30) == code, done.lines
+        assert len(done.lines) == 1
         assert words in done.lines[0]
         assert "secret" not in done.lines[0]
     served = stage.run("orchestrator", "run", MODEL, "--credentials", str(group.bundle("left")))

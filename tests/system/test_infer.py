@@ -177,5 +177,5 @@ def test_ctrl_c(served: Served, picture: Path) -> None:
     program = served.stage.start("legion", "infer", "hed", str(picture), "--count", "100000", "--broker", served.url)
     program.wait_for_line("of 100000 answered")
     program.process.send_signal(signal.SIGINT)
-    assert program.process.wait(PATIENCE) == 130
+    assert program.wait(PATIENCE) == 130
     assert program.lines[-1] == "legion: interrupted"

@@ -91,7 +91,7 @@ def test_of_two_agents_of_one_name_the_newest_stays(
     first = agent(stage, broker, "twin", tmp_path / "a")
     wait_until(lambda: witness.on("agents/twin/metrics"))
     second = agent(stage, broker, "twin", tmp_path / "b")
-    assert first.process.wait(PATIENCE) == 15
+    assert first.wait(PATIENCE) == 15
     wait_until(lambda: first.lines)
     (line,) = first.lines
     assert "twin" in line
@@ -136,7 +136,7 @@ def test_an_agent_that_is_told_to_end_finishes_what_it_computes(
     assert not witness.on(f"infer/{MODEL}/result")
     slow.process.send_signal(signal.SIGTERM)
     told = time.monotonic()
-    assert slow.process.wait(20) == 0
+    assert slow.wait(20) == 0
     assert time.monotonic() - told < 20
     wait_until(lambda: witness.on(f"infer/{MODEL}/result"))
     (result,) = witness.on(f"infer/{MODEL}/result")
@@ -156,7 +156,7 @@ def test_the_group_does_not_notice_when_an_agent_is_told_to_end(
         if number == 4:
             agents[1].process.send_signal(signal.SIGTERM)
         time.sleep(0.1)
-    assert agents[1].process.wait(20) == 0
+    assert agents[1].wait(20) == 0
     wait_until(lambda: len(witness.on(f"infer/{MODEL}/result")) == 12)
     results = witness.on(f"infer/{MODEL}/result")
     assert all(result["ok"] for result in results), results
@@ -176,5 +176,5 @@ def test_told_twice_it_ends_at_once(
     wait_until(lambda: has_heard(slow.process.pid, signal.SIGTERM))
     assert slow.process.poll() is None
     slow.process.send_signal(signal.SIGTERM)
-    assert slow.process.wait(PATIENCE) == 143  # 0 where it had waited for what it computes
+    assert slow.wait(PATIENCE) == 143  # 0 where it had waited for what it computes
     wait_until(lambda: witness.on("agents/slow/state")[-1]["state"] == "offline")  # the broker says so

@@ -128,7 +128,7 @@ def test_models_come_and_go_while_others_are_served(stage: Stage, broker: tuple[
     assert [(each["name"], each["kept"]) for each in listed] == [("cats", True), ("edges", True)]
 
     first.process.send_signal(signal.SIGKILL)
-    first.process.wait(10)
+    first.wait(10)
     again = orchestrator(stage, url)
     again.wait_for_line("serving: left, right")
     edges.check(client.infer("edges", edges.payload))
@@ -141,12 +141,12 @@ def test_models_come_and_go_while_others_are_served(stage: Stage, broker: tuple[
     assert [each["name"] for each in model(stage, url, "list", "--json")["models"]] == ["cats"]
 
     again.process.send_signal(signal.SIGTERM)
-    assert again.process.wait(20) == 0
+    assert again.wait(20) == 0
     wait_until(lambda: not client.retained)
     client.close()
     for agent in agents:
         agent.process.send_signal(signal.SIGTERM)
-        assert agent.process.wait(30) == 0
+        assert agent.wait(30) == 0
     stage.wait_for_the_end()
 
 

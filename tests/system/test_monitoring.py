@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -174,7 +173,7 @@ def test_a_group_in_home_assistant_and_in_prometheus(
             assert all(each.labels <= set(labels) for labels, _ in samples[each.metric]), query
 
     program.process.send_signal(signal.SIGTERM)
-    assert program.process.wait(30) == 0
+    assert program.wait(30) == 0
     wait_until(lambda: home.shown(home.devices()["group"]) == {False})
     assert home.shown(home.devices()["agent-left"]) == {False}
     assert set(home.devices()) == set(devices)  # they are only not there now
@@ -189,7 +188,7 @@ def test_a_port_that_is_taken_is_one_line(stage: Stage, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, local_broker("embedded") as running:
         where = f"127.0.0.1:{server.getsockname()[1]}"
         program = orchestrator(stage, str(running.address), model, tmp_path / "state", "--prometheus", where)
-        assert program.process.wait(60) == 2
+        assert program.wait(60) == 2
         wait_until(lambda: any(line.startswith("legion: ") for line in program.lines))
     assert program.lines[-1] == f"legion: --prometheus {where}: that port is taken; choose another, or 0 for any"
 
@@ -207,7 +206,6 @@ def prometheus(target: str, directory: Path) -> Iterator[str]:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     server = Program(process)
-    threading.Thread(target=server.read, daemon=True).start()
     try:
         server.wait_for_line("Server is ready to receive web requests")
         (address,) = re.findall(r'msg="Listening on" address=(\S+)', "\n".join(server.lines))

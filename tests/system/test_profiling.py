@@ -73,7 +73,7 @@ def end(*programs: Program) -> None:
     for program in programs:
         program.process.send_signal(signal.SIGTERM)
     for program in programs:
-        program.process.wait(30)
+        program.wait(30)
 
 
 def an_agent(stage: Stage, port: int, name: str, directory: Path) -> Program:

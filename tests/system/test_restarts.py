@@ -113,7 +113,7 @@ def test_a_killed_orchestrator_forgets_no_request(
     journal = next((Path(stage.environment["XDG_STATE_HOME"]) / "legion-iot").rglob("*.jsonl"))
     wait_until(lambda: journal.read_text(encoding="ascii").count('"open"') == 3)
     first.process.kill()
-    first.process.wait(PATIENCE)
+    first.wait(PATIENCE)
     slow.process.kill()
     client.ask(picture, b"meanwhile")  # the broker keeps it
     assert not client.on(RESULT)
@@ -138,7 +138,7 @@ def test_a_killed_orchestrator_forgets_no_request(
     assert epochs == sorted(epochs)
     assert len(set(epochs)) >= 2
     second.process.send_signal(signal.SIGTERM)
-    assert second.process.wait(PATIENCE) == 0
+    assert second.wait(PATIENCE) == 0
     client.close()
     late = Client(broker, "legion/agents/ant/assignment/+", "legion/models/+", "legion/orchestrator/state")
     wait_until(lambda: late.seen)
@@ -180,7 +180,7 @@ def test_of_two_orchestrators_of_one_group_the_newest_stays(
     elsewhere = tmp_path / "another machine"
     elsewhere.mkdir()
     second = orchestrator(stage, broker, "--state-dir", str(elsewhere))
-    assert first.process.wait(PATIENCE) == 15
+    assert first.wait(PATIENCE) == 15
     wait_until(lambda: any("--base-topic" in line for line in first.lines))
     second.wait_for_line("serving: ant")
     client.ask(photograph.read_bytes())
@@ -192,7 +192,7 @@ def test_of_two_orchestrators_of_one_group_the_newest_stays(
 
     # On the same machine nobody has to guess which one is meant: the second one does not begin.
     third = orchestrator(stage, broker, "--state-dir", str(elsewhere))
-    assert third.process.wait(PATIENCE) == 3
+    assert third.wait(PATIENCE) == 3
     wait_until(lambda: any("another orchestrator" in line for line in third.lines))
     assert second.process.poll() is None
     client.close()

@@ -182,7 +182,7 @@ def test_an_interrupt_of_what_computes(stage: Stage) -> None:
 def end(program: Program) -> None:
     """It ends at an interrupt, and says no more than that."""
     program.process.send_signal(signal.SIGINT)
-    assert program.process.wait(PATIENCE) == 130, program.lines
+    assert program.wait(PATIENCE) == 130, program.lines
     wait_until(lambda: program.lines and program.lines[-1] == "legion: interrupted")
     assert not any("Traceback" in line for line in program.lines)
 
