@@ -129,9 +129,9 @@ def receive(sock: socket.socket, count: int) -> bytes:
 
 
 def fastest(rates: Iterator[float], enough: float) -> float:
-    """The highest of up to five rates; a busy machine slows some, and none is higher for it."""
+    """The highest of up to twelve rates; a busy machine slows some, and none is higher for it."""
     best = 0.0
-    for rate in itertools.islice(rates, 5):
+    for rate in itertools.islice(rates, 12):
         best = max(best, rate)
         if best > enough:
             break
