@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -153,7 +154,8 @@ def test_killed_while_it_starts(stage: Stage, spec: Path, way: str, delay: float
     time.sleep(delay)
     for pid, command in stage.alive().items():
         if pid == program.process.pid or "lab.keeper" in command:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended because of the other one
+                os.kill(pid, signal.SIGKILL)
     program.wait(10)
     stage.run("lab", "down")
     assert traces(stage) == []
