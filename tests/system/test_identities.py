@@ -21,6 +21,9 @@ from tests.cli.schemas import check
 
 from .conftest import Program, Stage, require_mosquitto, wait_until
 
+# Each starts some fifteen programs, most of them one after the other.
+pytestmark = pytest.mark.timeout(240)
+
 MODEL = "mobilenet-v2"
 ROLES = {
     "boss": "orchestrator",
