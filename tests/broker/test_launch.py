@@ -145,11 +145,12 @@ def test_a_child_whose_parent_is_killed_before_it_asks_for_a_signal_ends_too(tmp
     if setpriv is None:
         pytest.skip("setpriv is not installed")
     slow = tmp_path / "setpriv"
-    slow.write_text(f'#!/bin/sh\nwhile [ -d "/proc/$PPID" ]; do sleep 0.01; done\nexec {setpriv} "$@"\n')
+    slow.write_text(f'#!/bin/sh\nwhile [ -d "/proc/$STARTER" ]; do sleep 0.01; done\nexec {setpriv} "$@"\n')
     slow.chmod(0o755)
     code = (
         "import os, signal, subprocess\n"
         "from legion_iot_broker.mosquitto import child_prefix\n"
+        "os.environ['STARTER'] = str(os.getpid())\n"
         "child = subprocess.Popen([*child_prefix(None), 'sleep', '60'], stdout=subprocess.DEVNULL)\n"
         "print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
