@@ -79,9 +79,12 @@ class LeanClient(Client):
         sock, waker = cast("PacketSocket | None", self._sock), self._sockpairR
         if sock is None or sock.is_tls or waker is None or not hasattr(select, "poll"):
             return super()._loop(timeout)
-        if self._poll is None or self._poll.sock is not sock or self._poll.waker is not waker:
-            self._poll = _Poll(sock, waker)
-        readable, writable = self._poll.wait(bool(self._out_packet), timeout)
+        try:
+            if self._poll is None or self._poll.sock is not sock or self._poll.waker is not waker:
+                self._poll = _Poll(sock, waker)
+            readable, writable = self._poll.wait(bool(self._out_packet), timeout)
+        except (OSError, ValueError):  # closed meanwhile, which paho notices as well
+            return super()._loop(0.0)
         if readable and sock.drain():
             rc = self.loop_read()
             if rc or self._sock is None:
@@ -181,10 +184,11 @@ class _Poll:
             self._poll.modify(self.sock.fileno(), select.POLLIN | (select.POLLOUT if writes else 0))
             self._writes = writes
         patience = self.sock.patience
-        ready = self._poll.poll((timeout if patience is None else patience) * 1000)
-        if not ready and patience is not None:
+        # Of packets that came together, paho may have left some for the next round.
+        readable, writable = self.sock.pending() > 0, False
+        ready = self._poll.poll(0 if readable else (timeout if patience is None else patience) * 1000)
+        if not (ready or readable) and patience is not None:
             self.sock.hurry()
-        readable = writable = False
         for descriptor, event in ready:
             if descriptor == self.waker.fileno():
                 with contextlib.suppress(BlockingIOError):
