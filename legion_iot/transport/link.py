@@ -139,6 +139,11 @@ class LinkProber:
         """Whether there is the whole result, or what there is will not become more."""
         return self._next is None
 
+    @property
+    def sends_region(self) -> bool:
+        """Whether the next turn sends a region, of which the processor's time counts."""
+        return self._next is not None and self._next.region and not self.waits
+
     def turn(self) -> None:
         """Send the next message, or give up where one does not come back."""
         if self.waits:

@@ -200,8 +200,11 @@ def test_a_prober_with_a_processor_finds_what_messages_cost_it() -> None:
     wire = Wire(Link(0.002, 2e6, 5e6))
     prober = LinkProber(wire.send, lambda: wire.now, lambda: wire.worked)
     while not prober.ended:
+        announced = prober.sends_region
         prober.turn()
+        assert announced == (wire.regions > 0)
         if prober.waits:
+            assert not prober.sends_region
             wire.deliver(prober)
     assert prober.result is not None
     assert prober.result.up == pytest.approx(2e6, rel=1e-6)
