@@ -22,7 +22,7 @@ from legion_iot.errors import AgentError, BrokerError, LegionError, ProtocolErro
 from legion_iot.notify import Notifier
 from legion_iot.profiles import ProfileFile
 from legion_iot.runtime import agent as machine
-from legion_iot.runtime.timing_reports import HeldTimings
+from legion_iot.runtime.timing_reports import HeldTimings, report_of
 from legion_iot.transport.connection import BrokerAddress, Connected, Disconnected, Message, Will
 from legion_iot.transport.fragments import FragmentsArrived, Outgoing, Undelivered
 from legion_iot.transport.link import SHOT_TIMEOUT, LinkProber, Shot
@@ -39,7 +39,6 @@ from legion_iot.wire.messages import (
     ModelReference,
     Ready,
     TileTiming,
-    Timings,
 )
 from legion_iot.wire.tensors import INBOX, region_of
 from legion_iot.wire.topics import AgentTopic, AssignmentTopic, InboxTopic, Topics
@@ -346,10 +345,9 @@ class AgentService:
         return shot.echo or self._links.data.flush(SHOT_TIMEOUT)
 
     def _tell_timings(self, timings: tuple[TileTiming, ...]) -> None:
-        if len(timings) == 1:
-            self._publish(self._topics.report(self._options.name, "timing"), timings[0], qos=0)
-        elif timings:
-            self._publish(self._topics.report(self._options.name, "timings"), Timings(timings), qos=0)
+        if report := report_of(timings):
+            kind, message = report
+            self._publish(self._topics.report(self._options.name, kind), message, qos=0)
 
     def _tell_measured(self, measured: Measured) -> None:
         self._publish_profile()

@@ -8,8 +8,9 @@ step is computed that takes too long, or that has never been computed; and none 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
-from legion_iot.wire.messages import TileTiming
+from legion_iot.wire.messages import TileTiming, Timings
 
 MOST_STEPS = 4096  # whose seconds are remembered
 
@@ -40,3 +41,10 @@ class HeldTimings:
         """All that is held."""
         held, self._held, self._due = tuple(self._held), [], math.inf
         return held
+
+
+def report_of(timings: tuple[TileTiming, ...]) -> tuple[Literal["timing", "timings"], TileTiming | Timings] | None:
+    """The one message that reports them, after its kind; None where there is nothing to report."""
+    if not timings:
+        return None
+    return ("timing", timings[0]) if len(timings) == 1 else ("timings", Timings(timings))

@@ -21,7 +21,7 @@ from legion_iot.runtime.simulation.broker import Broker, Publication
 from legion_iot.runtime.simulation.invariants import HELD, Computed, broken, hold
 from legion_iot.runtime.simulation.oracle import Worker
 from legion_iot.runtime.simulation.participant import TICK, TOPICS, Participant
-from legion_iot.runtime.timing_reports import HeldTimings
+from legion_iot.runtime.timing_reports import HeldTimings, report_of
 from legion_iot.wire import codec, delivery
 from legion_iot.wire.messages import (
     AgentInfo,
@@ -41,7 +41,6 @@ from legion_iot.wire.messages import (
     Ready,
     Receipt,
     TileTiming,
-    Timings,
 )
 from legion_iot.wire.tensors import INBOX, fragments, region_of
 from legion_iot.wire.topics import ORCHESTRATOR, AgentTopic, AssignmentTopic, InboxTopic
@@ -230,10 +229,9 @@ class AgentProcess(Participant):
             self._tell_timings(self._timings.take())
 
     def _tell_timings(self, timings: tuple[TileTiming, ...]) -> None:
-        if len(timings) == 1:
-            self.publish(TOPICS.report(self.name, "timing"), timings[0], qos=0)
-        elif timings:
-            self.publish(TOPICS.report(self.name, "timings"), Timings(timings), qos=0)
+        if report := report_of(timings):
+            kind, message = report
+            self.publish(TOPICS.report(self.name, kind), message, qos=0)
 
     def _carry_out(self, effect: agent.Effect) -> Iterator[float]:
         behaviour, draw = self.behaviour, self._agenda.random
