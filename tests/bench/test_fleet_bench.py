@@ -226,7 +226,7 @@ def test_a_full_run_shares_labs_and_finds_room_for_all_devices() -> None:
         (Options(networks="vgg17"), "'vgg17'"),
         (Options(rate="fast"), "--rate"),
         (Options(rate="0mbit"), "--rate"),
-        (Options(rounds=-1), "--rounds"),
+        (Options(rounds=0), "--rounds"),
     ],
 )
 def test_what_cannot_be_measured(options: Options, cause: str) -> None:

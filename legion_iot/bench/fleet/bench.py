@@ -52,7 +52,7 @@ class Options:
     wires: str = ""
     experiments: str = ""
     rate: str = "100mbit"
-    rounds: int = 0
+    rounds: int | None = None
     quick: bool = False
     rootless: bool = False
 
@@ -60,7 +60,7 @@ class Options:
 def wanted(options: Options) -> Wanted:
     """What to measure; raises UsageError."""
     quick = options.quick
-    if not 0 <= options.rounds <= MOST_ROUNDS:
+    if options.rounds is not None and not 1 <= options.rounds <= MOST_ROUNDS:
         raise UsageError(f"--rounds is {options.rounds}; give a number from 1 to {MOST_ROUNDS}")
     found: dict[Experiment, None] = {}
     for name in _names(options.experiments, ("latency",) if quick else EXPERIMENTS):
