@@ -6,7 +6,10 @@ demo's picture. Each is divided into fragments as it would travel, as float32, f
 packed and unpacked by what the project uses (`wire.zeros`), by zlib and, where the package `cramjam` is installed, by
 lz4, zstd, and zstd on bytes in the order of their significance. A fragment that does not get smaller counts as it is.
 
-Rates are bytes of fragments, before packing, per second of one thread's processor time.
+The same fragments are turned into float16 and back, by what the project uses (`wire.half`) and by numpy's casts.
+
+Rates are bytes of fragments, before packing, and of float32, before and after float16, per second of one thread's
+processor time.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ from legion_iot.model.geometry import Interval, Region
 from legion_iot.runtime.packing import pays
 from legion_iot.wire import quantised, zeros
 from legion_iot.wire.dtypes import EXACT, WIRES
+from legion_iot.wire.half import from_half, to_half
 from legion_iot.wire.messages import Fragment
-from legion_iot.wire.tensors import as_map, bounds, fragments
+from legion_iot.wire.tensors import LEAST_PIECE, as_map, bounds, fragments
 
 QUICK, FULL = ("vgg16", "mobilenet-v2", "yolov2"), ("hed", "efficientnet-lite0")
 CHECKED = "vgg16"
@@ -40,6 +44,7 @@ MOST_BYTES = 4 << 20  # of each map, in its own fragments
 MBIT = (10, 100, 1000, 8000)  # the last is a loopback's
 SHARES = (1.0, 0.2)  # of a core like this one
 OURS = zeros.CODEC
+OUR_CAST = "half"
 
 Progress = Callable[[str, float | None], None]
 
@@ -56,6 +61,7 @@ def run(quick: bool, progress: Progress) -> BenchReport:
     """Measure all of it. Raises DownloadError or ModelError."""
     codecs = _codecs()
     rows: list[dict[str, Any]] = []
+    casts: list[dict[str, Any]] = []
     for name in QUICK if quick else QUICK + FULL:
         progress(f"running {name}", None)
         maps = _maps(name, progress)
@@ -63,6 +69,7 @@ def run(quick: bool, progress: Progress) -> BenchReport:
             progress(f"packing maps of {name} as {wire}", None)
             bodies, element_bytes = _bodies(maps, wire)
             rows += [_row(name, wire, title, codec, bodies, element_bytes) for title, codec in codecs.items()]
+        casts += _casts(name, maps)
     by_key = {(row["network"], row["wire"], row["codec"]): row for row in rows}
     decisions = [_decision(by_key[CHECKED, "float32", OURS], share) for share in SHARES]
     setting = {
@@ -70,7 +77,9 @@ def run(quick: bool, progress: Progress) -> BenchReport:
         "maps": MAPS,
         "bytes": sum(row["bytes"] for row in rows) // len(codecs),
     }
-    return BenchReport("wire", setting, [*rows, *decisions], _checks(by_key, decisions))
+    return BenchReport(
+        "wire", setting, [*rows, *decisions, *casts], [*_checks(by_key, decisions), *_cast_checks(casts)]
+    )
 
 
 def lines(report: BenchReport) -> Iterator[str]:
@@ -88,6 +97,11 @@ def lines(report: BenchReport) -> Iterator[str]:
             found = ", ".join("yes" if row[f"{mbit} Mbit/s"] else "no" for mbit in MBIT)
             yield f"zeros pays with {row['share']:g} of a core up to {row['most_mbit']:.0f} Mbit/s"
             yield f"  (of {', '.join(map(str, MBIT))} Mbit/s: {found})"
+    yield f"{'NETWORK':<18} {'FLOAT16 BY':<12} {'MADE MB/S':>10} {'READ MB/S':>10}"
+    for row in report.rows:
+        if "cast" in row:
+            made, read = row["makes_mb_per_s"], row["reads_mb_per_s"]
+            yield f"{row['network']:<18} {row['cast']:<12} {made:>10.0f} {read:>10.0f}"
 
 
 def _maps(name: str, progress: Progress) -> list[Array]:
@@ -142,6 +156,54 @@ def _row(
         "packs_mb_per_s": before / 1e6 / max(packing, 1e-9),
         "unpacks_mb_per_s": unpacked / 1e6 / max(unpacking, 1e-9) if smaller else None,
     }
+
+
+def _casts(network: str, maps: Sequence[Array]) -> list[dict[str, Any]]:
+    """How fast float32 maps are made float16, and read again; in pieces that travel, each way's turns one by one."""
+    ways: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+        OUR_CAST: (to_half, from_half),
+        "numpy": (lambda values: values.astype("<f2"), lambda values: values.astype(np.float32)),
+    }
+    taken = {title: [0.0, 0.0] for title in ways}
+    equal, size = True, 0
+    for values in maps:
+        flat = np.ascontiguousarray(values).reshape(-1)[: MOST_BYTES // 4]
+        size += flat.nbytes
+        for start in range(0, flat.size, LEAST_PIECE // 2):
+            part = flat[start : start + LEAST_PIECE // 2]
+            found = []
+            for title, (make, read) in ways.items():
+                begun = time.thread_time()
+                made = make(part)
+                half_way = time.thread_time()
+                back = read(made)
+                taken[title][0] += half_way - begun
+                taken[title][1] += time.thread_time() - half_way
+                found.append((made.tobytes(), back.tobytes()))
+            equal &= found[0] == found[1]
+    return [
+        {
+            "network": network,
+            "cast": title,
+            "bytes": size,
+            "exact": equal,
+            "makes_mb_per_s": size / 1e6 / max(making, 1e-9),
+            "reads_mb_per_s": size / 1e6 / max(reading, 1e-9),
+        }
+        for title, (making, reading) in taken.items()
+    ]
+
+
+def _cast_checks(rows: Sequence[Mapping[str, Any]]) -> list[Check]:
+    seconds = {
+        row["cast"]: 1 / row["makes_mb_per_s"] + 1 / row["reads_mb_per_s"] for row in rows if row["network"] == CHECKED
+    }
+    return [
+        Check.equal("float16 as numpy's casts have it, to the bit", _part(row["exact"] for row in rows), "×", 1),
+        Check.at_least(
+            f"{CHECKED}: float16 there and back / by numpy's casts", seconds["numpy"] / seconds[OUR_CAST], "×", 1.5
+        ),
+    ]
 
 
 def _decision(row: Mapping[str, Any], share: float) -> dict[str, Any]:

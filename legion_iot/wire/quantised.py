@@ -25,12 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from legion_iot.errors import ProtocolError
+from legion_iot.wire.half import from_half, to_half
 
 ELEMENT_BYTES = {"float16": 2, "int8": 1}
 CHANNEL_BYTES = {"float16": 0, "int8": 8}  # scale and least value
 LEAST_AREA = 3  # elements per channel from which int8 is smaller than float32: area + 8 < 4 · area
 
-_LARGEST_HALF = 65504.0
 _LEVELS = 255
 
 Array = npt.NDArray[Any]
@@ -43,9 +43,9 @@ def body_size(area: int, channels: int, wire: str) -> int:
     return area * channels * ELEMENT_BYTES[wire] + channels * CHANNEL_BYTES[wire]
 
 
-def encode(values: Array, wire: str) -> bytes | None:
-    """The body for float32 `values` (rows, columns, channels); None where they have to travel as they are."""
-    return _to_half(values) if wire == "float16" else _to_int8(values)
+def encode(values: Array, wire: str) -> memoryview | None:
+    """The body for contiguous float32 values (rows, columns, channels); None where they have to travel as they are."""
+    return to_half(values).data.cast("B") if wire == "float16" else _to_int8(values)
 
 
 def decode(body: memoryview, shape: tuple[int, int, int], wire: str) -> Array:
@@ -55,7 +55,7 @@ def decode(body: memoryview, shape: tuple[int, int, int], wire: str) -> Array:
     if wire not in ELEMENT_BYTES or len(body) != size * ELEMENT_BYTES[wire] + channels * CHANNEL_BYTES[wire]:
         raise ProtocolError(f"fragment of {size} elements as {wire!r:.20} has {len(body)} bytes")
     if wire == "float16":
-        return np.frombuffer(body, "<f2").reshape(shape).astype(np.float32)
+        return from_half(np.frombuffer(body, "<f2")).reshape(shape)
     scale, least = np.frombuffer(body, "<f4", 2 * channels).reshape(2, channels)
     if not (np.all(np.isfinite(scale)) and np.all(np.isfinite(least)) and np.all(scale >= 0)):
         raise ProtocolError("fragment as int8 has a scale or a least value that cannot be")
@@ -67,16 +67,7 @@ def decode(body: memoryview, shape: tuple[int, int, int], wire: str) -> Array:
     return values
 
 
-def _to_half(values: Array) -> bytes:
-    with np.errstate(over="ignore"):
-        half = values.astype("<f2")
-    too_large = np.isinf(half) & np.isfinite(values)
-    if too_large.any():
-        half[too_large] = np.copysign(_LARGEST_HALF, values[too_large])
-    return half.tobytes()
-
-
-def _to_int8(values: Array) -> bytes | None:
+def _to_int8(values: Array) -> memoryview | None:
     area = math.prod(values.shape[:2])
     if area < LEAST_AREA:
         return None
@@ -92,4 +83,5 @@ def _to_int8(values: Array) -> bytes | None:
     np.rint(levels, out=levels)
     np.minimum(levels, _LEVELS, out=levels)  # the reciprocal may be rounded up
     levels -= 128
-    return b"".join((scale.astype("<f4").tobytes(), least.astype("<f4").tobytes(), levels.astype(np.int8).tobytes()))
+    parts = (scale.astype("<f4").tobytes(), least.astype("<f4").tobytes(), levels.astype(np.int8).tobytes())
+    return memoryview(b"".join(parts))

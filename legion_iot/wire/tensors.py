@@ -99,7 +99,7 @@ def fragments(header: Fragment, held: Array, origin: Region) -> Iterator[Piece]:
     for region in regions:
         part = np.ascontiguousarray(held[_within(region, origin)])
         encoded = quantised.encode(part, header.wire) if header.wire else None
-        wire, body = ("", part.data.cast("B")) if encoded is None else (header.wire, memoryview(encoded))
+        wire, body = ("", part.data.cast("B")) if encoded is None else (header.wire, encoded)
         packed = zeros.pack(body, _element_bytes(header.dtype, wire)) if header.codec == zeros.CODEC else None
         if packed is None:
             yield Piece(_of(header, region, wire), body, region == whole)
