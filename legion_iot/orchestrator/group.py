@@ -10,7 +10,7 @@ from legion_iot.errors import AgentError
 from legion_iot.orchestrator.following import client_id
 from legion_iot.orchestrator.observed import Observed
 from legion_iot.planning.links import ASSUMED, Link, bounded
-from legion_iot.planning.problem import Device, Group
+from legion_iot.planning.problem import Device, Group, measured_group
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Samples
 from legion_iot.profiles import MEASUREMENTS, ProfileFile
@@ -59,7 +59,7 @@ def live_group(observed: Observed, samples: Samples, own_link: Link | None) -> L
         if (profile := observed.profiles.get(name)) is not None:
             own = (sample for sample in profile.samples if sample.board == profile.board)
             samples = samples.merge(Samples.of(own))
-    group = Group(tuple(devices), links.get(ORCHESTRATOR, ASSUMED))
+    group = measured_group(devices, links.get(ORCHESTRATOR, ASSUMED))
     return LiveGroup(group, samples, tuple(name for name in (*names, ORCHESTRATOR) if name not in links))
 
 

@@ -6,8 +6,9 @@ planner runs on a live group, which takes minutes to answer, and on a recorded t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+import statistics
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from legion_iot.errors import AgentError
@@ -54,6 +55,26 @@ class Group:
 
     def __getitem__(self, name: str) -> Device:
         return next(device for device in self.devices if device.name == name)
+
+
+def measured_group(devices: Sequence[Device], orchestrator: Link) -> Group:
+    """The group of devices whose links were each measured by itself.
+
+    What handling messages takes is a property of the class of board, as what computing takes is: each device gets the
+    median of what those of its class have found. Raises AgentError as `Group` does.
+    """
+    found: dict[str, list[Link]] = {}
+    for device in devices:
+        if device.link.takes_processor:
+            found.setdefault(device.board, []).append(device.link)
+    shared = {
+        board: {
+            "message_seconds": statistics.median(link.message_seconds for link in links),
+            "byte_seconds": statistics.median(link.byte_seconds for link in links),
+        }
+        for board, links in found.items()
+    }
+    return Group(tuple(replace(d, link=replace(d.link, **shared.get(d.board, {}))) for d in devices), orchestrator)
 
 
 @dataclass(frozen=True, slots=True)

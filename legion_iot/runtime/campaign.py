@@ -25,7 +25,17 @@ from legion_iot.model.blocks import Network
 from legion_iot.planning.costs import Predictor
 from legion_iot.planning.links import ASSUMED, Link, bounded
 from legion_iot.planning.plan import Plan
-from legion_iot.planning.problem import Device, Group, Objective, PlanRun, Problem, Reading, TailRun, TileRun, Wish
+from legion_iot.planning.problem import (
+    Device,
+    Objective,
+    PlanRun,
+    Problem,
+    Reading,
+    TailRun,
+    TileRun,
+    Wish,
+    measured_group,
+)
 from legion_iot.planning.routing import ORCHESTRATOR
 from legion_iot.planning.samples import Key, Samples
 from legion_iot.planning.traffic import EXACT
@@ -284,7 +294,7 @@ class Campaign:
     def _new_problem(self) -> Problem:
         devices = tuple(Device(m.name, m.board, self.links[m.name], m.memory_bytes) for m in self.members.values())
         return Problem(
-            self._network, Group(devices, self.links[ORCHESTRATOR]), self._objective, self.samples, self._wire
+            self._network, measured_group(devices, self.links[ORCHESTRATOR]), self._objective, self.samples, self._wire
         )
 
     def _consult(self, readings: Mapping[Wish, Reading] | None) -> Consult:

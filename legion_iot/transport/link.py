@@ -29,6 +29,7 @@ from legion_iot.planning.traffic import LEAST_PIECE
 
 SMALL = 16  # bytes
 ROUNDS = 12  # echoes of so many bytes
+REGION_ROUNDS = 36  # small regions
 FIRST, MOST = 16 << 10, 4 << 20  # bytes of a large message
 GROWTH = 4
 LONG = 0.030  # seconds in each direction after which a message is large enough
@@ -74,7 +75,7 @@ def handling(link: Link) -> Probing:
     with what messages and their bytes cost.
     """
     rounds = []
-    for _ in range(ROUNDS):
+    for _ in range(REGION_ROUNDS):
         rounds.append((yield Shot(True, SMALL_REGION, True)))
     message = statistics.median(rounds) / 2
     size = LARGE_REGION

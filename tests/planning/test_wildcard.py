@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from legion_iot.planning.costs import Predictor
 from legion_iot.planning.plan import Plan
 from legion_iot.planning.planners.auto import CARDS, chosen_among
@@ -43,6 +45,37 @@ def test_what_runs_took_beyond_their_prediction_corrects_the_others() -> None:
     before = {o.plan: o.seconds for o in outlooks(ranking, predictor, PLANS, {})}
     after = {o.plan: o.seconds for o in outlooks(ranking, predictor, PLANS, {PLANS[0]: 2 * before[PLANS[0]]})}
     assert all(abs(after[plan] / before[plan] - 2) < 1e-9 for plan in PLANS)
+
+
+def test_runs_of_one_device_say_nothing_of_groups_nor_the_other_way_round() -> None:
+    predictor = Predictor.of(GIVEN.problem)
+    ranking = Ranking(GIVEN.problem, predictor)
+    alone, group = PLANS[0], dataclasses.replace(PLANS[0], tail_agent="bee")
+    others = [PLANS[1], dataclasses.replace(PLANS[1], tail_agent="cat")]
+    for measured, other in ((alone, others[0]), (group, others[1])):
+        plans = [alone, group, *others]
+        before = {plan: ranking.seconds(plan) for plan in plans}
+        after = {o.plan: o.seconds for o in outlooks(ranking, predictor, plans, {measured: 3 * before[measured]})}
+        tripled = {plan for plan in plans if after[plan] == pytest.approx(3 * before[plan])}
+        assert tripled == {measured, other}
+        assert all(after[plan] == before[plan] for plan in plans if plan not in tripled)
+
+
+def test_an_unmeasured_lead_over_a_measured_plan_is_run() -> None:
+    assert next_card([outlook(0, 1.0), outlook(1, 1.1, 0, True), outlook(2, 1.2, 0.01)]) == PLANS[0]
+
+
+def test_a_small_lead_of_a_group_over_one_device_is_run_and_so_is_the_device() -> None:
+    group = dataclasses.replace(PLANS[0], tail_agent="bee")
+
+    def lead(seconds: float, is_measured: bool, alone_is_measured: bool = False) -> Plan | None:
+        return next_card([Outlook(group, seconds, 0.0, is_measured), outlook(1, 1.0, 0.0, alone_is_measured)])
+
+    assert lead(0.9, is_measured=False) == group
+    assert lead(0.9, is_measured=True) == PLANS[1]
+    assert lead(0.9, is_measured=True, alone_is_measured=True) is None
+    assert lead(0.8, is_measured=False) is None
+    assert lead(0.8, is_measured=True) is None
 
 
 def test_plans_are_as_uncertain_as_what_they_do_not_share() -> None:
