@@ -7,11 +7,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legion_iot.bench.fleet import bench, document, published
+from legion_iot.bench.fleet import bench, document, published, quantised
 from legion_iot.bench.fleet.account import Account
 from legion_iot.bench.fleet.bench import Options, wanted
 from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Cost, Figures, Outcome, Rate, Record, read_record
@@ -23,8 +24,14 @@ from legion_iot.bench.fleet.schedule import EXPERIMENTS, GROWN, cells
 from legion_iot.bench.fleet.spending import Spent
 from legion_iot.bench.fleet.tables import tables
 from legion_iot.bench.report import BenchReport
+from legion_iot.bench.verify import Question, verify_file
 from legion_iot.cli import fleet_pictures
 from legion_iot.errors import InputError, UsageError
+from legion_iot.model import tflite
+from legion_iot.model.builder import GraphBuilder
+from legion_iot.model.graph import Graph
+from legion_iot_agent.executor import seeded_inputs
+from legion_iot_agent.interpreter import Interpreter
 
 CELL = Cell("latency", "vgg16", "6F", ("single", "auto"), "float32", 100.0, 1)
 CALIBRATION = Calibration("vgg16", 0.3, 1e11, 0.18, 0.14)
@@ -224,6 +231,7 @@ def test_a_full_run_shares_labs_and_finds_room_for_all_devices() -> None:
         (Options(wires="float8"), "'float8'"),
         (Options(experiments="speed"), "'speed'"),
         (Options(networks="vgg17"), "'vgg17'"),
+        (Options(networks="vgg17-int8"), "'vgg17'"),
         (Options(rate="fast"), "--rate"),
         (Options(rate="0mbit"), "--rate"),
         (Options(rounds=0), "--rounds"),
@@ -232,6 +240,48 @@ def test_a_full_run_shares_labs_and_finds_room_for_all_devices() -> None:
 def test_what_cannot_be_measured(options: Options, cause: str) -> None:
     with pytest.raises(UsageError, match=cause):
         wanted(options)
+
+
+# --- integer networks ---
+
+
+def test_integer_networks_are_measured_once_whatever_the_wire() -> None:
+    what = wanted(Options(networks="vgg16-int8,vgg16-96px-int8,vgg16", groups="2F", experiments="latency"))
+    made = [(cell.network, cell.wire) for cell in cells(what, CALIBRATION, offload=False)]
+    assert made == [
+        ("vgg16-int8", "float32"), ("vgg16-96px-int8", "float32"), ("vgg16", "float32"), ("vgg16", "float16")
+    ]  # fmt: skip
+
+
+def test_without_the_quantiser_its_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantised, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"vgg16-int8 needs .*legion-iot\[quantise\]"):
+        wanted(Options(networks="vgg16,vgg16-int8"))
+
+
+def test_a_quantised_network_answers_as_the_float32_one_about_does_and_is_cut_exactly(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_quantizer")
+    net = GraphBuilder("small", 1)
+    x = net.max_pool(net.conv2d(net.input((1, 32, 32, 3)), 8, 3, activation="relu"), 2)
+    x = net.conv2d(x, 8, 3)
+    source, target = tmp_path / "small.tflite", tmp_path / "small-int8.tflite"
+    tflite.write_file(net.finish(x), source)
+    quantised.quantise(source, target)
+    graph = tflite.open_file(target)
+    assert {graph.tensors[index].dtype for index in (*graph.inputs, *graph.outputs)} == {"int8"}
+    (value,) = seeded_inputs(tflite.open_file(source))
+    (whole,) = Interpreter(source).run([value])
+    scale, zero = _affine(graph, graph.inputs[0])
+    (answer,) = Interpreter(target).run([np.clip(np.round(value / scale) + zero, -128, 127).astype(np.int8)])
+    scale, zero = _affine(graph, graph.outputs[0])
+    assert np.abs((answer.astype(np.float32) - zero) * scale - whole).max() < 0.1 * np.abs(whole).max()
+    assert verify_file(Question(target), lambda text, fraction: None).exact
+
+
+def _affine(graph: Graph, index: int) -> tuple[float, int]:
+    found = graph.tensors[index].quantization
+    assert found is not None
+    return found.scale[0], found.zero_point[0]
 
 
 # --- for people ---

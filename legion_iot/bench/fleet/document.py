@@ -34,7 +34,9 @@ Agents, broker, orchestrator and client are real processes on one machine; netwo
 both directions. An emulated device has a share of a core: F stands for a Firefly-RK3399, O for an Odroid-XU4. Planners
 take turns within one run, so that what else the machine does hits all alike; every output is compared with the whole
 model's. The broker's own link and the orchestrator's are not limited. Planners are described in
-[planning.md](planning.md), labs in [lab.md](lab.md). The zoo has no integer model of these networks, so none is here.
+[planning.md](planning.md), labs in [lab.md](lab.md). A network whose name ends in `-int8` was quantised after training
+by Google's ai-edge-quantizer: its maps travel as they are, as int8, and *wire*, which says how float32 maps travel, is
+nothing to it.
 
 **Energy** is not given in joules: what a board draws while it computes, sends and waits is not known here, and an
 emulated device draws nothing of its own. Of the Firefly-RK3399 no measurement by load was found; an Odroid-XU4 with all

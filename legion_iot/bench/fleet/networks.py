@@ -1,6 +1,7 @@
 """Networks by name: those of the zoo, and relatives of its VGGs and ResNets of another depth or image size.
 
 `vgg13` is a VGG of another depth, `vgg16-96px` VGG-16 for images of 96×96. Their weights are drawn, as the zoo's are.
+`vgg16-int8` is VGG-16 quantised, and so are others with that ending.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from legion_iot import zoo
+from legion_iot.bench.fleet import quantised
 from legion_iot.errors import UsageError
 from legion_iot.model import tflite
 from legion_iot.model.graph import Graph
@@ -20,6 +22,7 @@ from legion_iot.model.synthetic import RESNET_STAGES, SIZE, VGG_STAGES, resnet, 
 LEAST_SIZE, MOST_SIZE = 32, 1024
 SEED = 0
 SIZES = (96, 160, SIZE, 320, 448)
+INT8 = "-int8"
 _NAME = re.compile(r"([a-z]+\d+)(?:-(\d+)px)?")
 _FAMILIES: Mapping[str, Mapping[str, Callable[..., Graph]]] = MappingProxyType(
     {
@@ -31,13 +34,28 @@ _BUILDERS = {name: build for family in _FAMILIES.values() for name, build in fam
 
 
 def check(name: str) -> None:
-    """Raises UsageError for a name of no network."""
-    if _relative(name) is None:
-        zoo.find(name)
+    """Raises UsageError for a name of no network, or of one that cannot be made with what is installed."""
+    base = name.removesuffix(INT8)
+    if _relative(base) is None:
+        zoo.find(base)
+    if is_integer(name):
+        quantised.require(name)
+
+
+def is_integer(name: str) -> bool:
+    """Whether all maps of the network are int8, which travel as they are."""
+    return name.endswith(INT8)
 
 
 def path_of(name: str, directory: Path, progress: Callable[[str, float | None], None]) -> Path:
     """The network's file: the zoo's, or one made in the directory; raises LegionError."""
+    if is_integer(name):
+        path = directory / f"{name}.tflite"
+        if not path.exists():
+            source = path_of(name.removesuffix(INT8), directory, progress)
+            progress(f"quantising {name}", None)
+            quantised.quantise(source, path)
+        return path
     relative = _relative(name)
     if relative is None:
         return zoo.get(name, progress).path

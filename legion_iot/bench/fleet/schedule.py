@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Experiment
 from legion_iot.bench.fleet.groups import MOST_CORES, Calibration, Fleet
-from legion_iot.bench.fleet.networks import family, of_other_depths, of_other_sizes
+from legion_iot.bench.fleet.networks import family, is_integer, of_other_depths, of_other_sizes
+from legion_iot.wire.dtypes import EXACT
 
 NETWORKS = ("vgg16", "vgg19", "yolov2", "resnet34", "mobilenet-v2", "hed")
 GROUPS = ("1F", "2F", "3F", "4F", "5F", "6F", "1O", "3O", "1F+1O", "2F+1O", "2F+2O", "3F+2O", "3F+3O")
@@ -64,7 +65,8 @@ def cells(wanted: Wanted, calibration: Calibration, *, offload: bool) -> list[Ce
 def _latency(wanted: Wanted, group: Fleet, *, offload: bool) -> Iterator[Cell]:
     named = [name for name in wanted.planners if name in ALONE or group.size > 1]
     for network in wanted.networks:
-        for wire in wanted.wires:
+        # How float32 maps travel is nothing to a network that has none: it is measured once.
+        for wire in (EXACT,) if is_integer(network) else wanted.wires:
             # A worker is sent the frame as it is, whatever travels between agents; fss has an experiment of its own.
             left_out = {OFFLOAD} if not offload or wire != "float32" else set()
             planners = tuple(name for name in named if name not in left_out)
