@@ -173,7 +173,7 @@ def faults(
 @app.command("fleet")
 def fleet(
     networks: str = typer.Option(
-        "", help="From `legion zoo list`; with -int8 at the end, quantised.  [default: vgg16,vgg19,…]"
+        "", help="From `legion zoo list`; vgg16-int8, say, is quantised.  [default: vgg16,vgg19,…]"
     ),
     groups: str = typer.Option("", help="Such as 2F,3O,2F+1O; up to 12 devices each.  [default: those of the paper]"),
     planners: str = typer.Option("", help="Which take turns; `offload` is the peer from outside.  [default: all]"),

@@ -232,6 +232,7 @@ def test_a_full_run_shares_labs_and_finds_room_for_all_devices() -> None:
         (Options(experiments="speed"), "'speed'"),
         (Options(networks="vgg17"), "'vgg17'"),
         (Options(networks="vgg17-int8"), "'vgg17'"),
+        (Options(networks="yolov2-int8"), "only VGGs and ResNets"),
         (Options(rate="fast"), "--rate"),
         (Options(rate="0mbit"), "--rate"),
         (Options(rounds=0), "--rounds"),

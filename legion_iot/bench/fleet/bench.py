@@ -14,7 +14,7 @@ from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Experiment, Finished, Ou
 from legion_iot.bench.fleet.checks import checks
 from legion_iot.bench.fleet.experiment import Laboratory, run_cells
 from legion_iot.bench.fleet.groups import Calibration, calibrate, parse_fleet, parse_rate
-from legion_iot.bench.fleet.networks import check, path_of
+from legion_iot.bench.fleet.networks import check, float_of, path_of
 from legion_iot.bench.fleet.schedule import (
     EXPERIMENTS,
     GROUPS,
@@ -100,7 +100,7 @@ def run(
     others = os.getloadavg()[0]
     with temporary_directory("legion-fleet-") as directory:
         subjects = _Subjects(directory, progress)
-        calibration = record.calibration or _calibrate({name: subjects[name] for name in what.networks})
+        calibration = record.calibration or _calibrate({name: subjects[name] for name in map(float_of, what.networks)})
         # Without the kernel's quotas, nothing would hold the workers to their devices' share.
         all_cells = cells(what, calibration, offload=not rootless and os.geteuid() == 0)
         todo = [cell for cell in all_cells if cell not in record.finished]
@@ -168,7 +168,7 @@ class _Subjects(dict[str, Subject]):
 
 
 def _calibrate(subjects: Mapping[str, Subject]) -> Calibration:
-    """By the network that computes most, which tells a processor's speed best."""
+    """By the float32 network that computes most, which tells a processor's speed best."""
     flop = {name: divide(tflite.open_file(each.path)).flops for name, each in subjects.items()}
     name = max(flop, key=lambda each: flop[each])
     return calibrate(name, flop[name], subjects[name].seconds)

@@ -1,7 +1,7 @@
 """Networks by name: those of the zoo, and relatives of its VGGs and ResNets of another depth or image size.
 
 `vgg13` is a VGG of another depth, `vgg16-96px` VGG-16 for images of 96×96. Their weights are drawn, as the zoo's are.
-`vgg16-int8` is VGG-16 quantised, and so are others with that ending.
+`vgg16-int8` is VGG-16 quantised; of every VGG and ResNet there is such a one.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ _BUILDERS = {name: build for family in _FAMILIES.values() for name, build in fam
 
 def check(name: str) -> None:
     """Raises UsageError for a name of no network, or of one that cannot be made with what is installed."""
-    base = name.removesuffix(INT8)
+    base = float_of(name)
     if _relative(base) is None:
         zoo.find(base)
     if is_integer(name):
+        match = _NAME.fullmatch(base)
+        if match is None or match[1] not in _BUILDERS:
+            raise UsageError(f"{name}: only VGGs and ResNets are quantised; measure {base} (--networks)")
         quantised.require(name)
 
 
@@ -47,12 +50,17 @@ def is_integer(name: str) -> bool:
     return name.endswith(INT8)
 
 
+def float_of(name: str) -> str:
+    """The float32 network that an integer one was made of; any other is its own."""
+    return name.removesuffix(INT8)
+
+
 def path_of(name: str, directory: Path, progress: Callable[[str, float | None], None]) -> Path:
     """The network's file: the zoo's, or one made in the directory; raises LegionError."""
     if is_integer(name):
         path = directory / f"{name}.tflite"
         if not path.exists():
-            source = path_of(name.removesuffix(INT8), directory, progress)
+            source = path_of(float_of(name), directory, progress)
             progress(f"quantising {name}", None)
             quantised.quantise(source, path)
         return path
