@@ -43,13 +43,13 @@ def footprint(network: Network, ops: Sequence[int], wanted: Mapping[int, Region]
     graph = network.graph
     regions = tile_regions(network, ops, {tensor: part for tensor, part in wanted.items() if part.area})
     size = {tensor: _pixel_bytes(network, tensor) * part.area for tensor, part in regions.items()}
+    made = [index for index in ops if graph.ops[index].outputs[0] in regions]  # what a tile has no rows of is not in it
     windows = {}
-    for index in ops:
+    for index in made:
         op = graph.ops[index]
-        if op.outputs[0] in regions:
-            pixel = _pointer_bytes(graph, op) if xnnpack else _copied_bytes(network, op)
-            windows[index] = regions[op.outputs[0]].area * pixel
-    held = weight_bytes(network, ops) + (_unpacked_bytes(network, ops) + sum(windows.values()) if xnnpack else 0)
+        pixel = _pointer_bytes(graph, op) if xnnpack else _copied_bytes(network, op)
+        windows[index] = regions[op.outputs[0]].area * pixel
+    held = weight_bytes(network, made) + (_unpacked_bytes(network, made) + sum(windows.values()) if xnnpack else 0)
     staying = {tensor for tensor in (*network.reads(tuple(ops)), *wanted) if tensor in size}
     peak = _peak(network, ops, size, staying, {} if xnnpack else windows)
     return Footprint(held + peak, sum(size[tensor] for tensor in staying))
