@@ -246,7 +246,8 @@ def test_what_cannot_be_measured(options: Options, cause: str) -> None:
 # --- integer networks ---
 
 
-def test_integer_networks_are_measured_once_whatever_the_wire() -> None:
+def test_integer_networks_are_measured_once_whatever_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantised, "find_spec", lambda name: "there")
     what = wanted(Options(networks="vgg16-int8,vgg16-96px-int8,vgg16", groups="2F", experiments="latency"))
     made = [(cell.network, cell.wire) for cell in cells(what, CALIBRATION, offload=False)]
     assert made == [
@@ -283,6 +284,16 @@ def _affine(graph: Graph, index: int) -> tuple[float, int]:
     found = graph.tensors[index].quantization
     assert found is not None
     return found.scale[0], found.zero_point[0]
+
+
+def test_a_file_is_shown_by_size_of_group_whatever_was_measured_first(tmp_path: Path) -> None:
+    record = Record(tmp_path / "fleet.jsonl")
+    record.begin(CALIBRATION, "legion bench fleet")
+    figures = (Figures("single", "single", 1, 1, ((1.0,),)), Figures("auto", "single", 1, 1, ((1.0,),)))
+    for group in ("2F", "1F+1O", "12F", "3O", "1F", "2F+1O", "1O"):
+        record.add(replace(CELL, group=group), Outcome(figures))
+    shown, _ = bench.report(tmp_path / "fleet.jsonl")
+    assert [row["group"] for row in shown.rows] == ["1F", "2F", "12F", "1O", "3O", "1F+1O", "2F+1O"]
 
 
 # --- for people ---
