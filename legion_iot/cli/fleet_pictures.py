@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from legion_iot.bench.fleet import published
 from legion_iot.bench.fleet.account import Account
 from legion_iot.bench.fleet.account_tables import relatives
-from legion_iot.bench.fleet.cells import Finished, of_experiment
+from legion_iot.bench.fleet.cells import Cell, Finished, of_experiment
 from legion_iot.bench.fleet.figures import Pair, speedup
 from legion_iot.cli.picture import check_picture, new_figure, save
 from legion_iot.errors import InputError
@@ -111,14 +111,18 @@ def _accounts(cells: list[Pair], directory: Path) -> Path:
             label = name if which == 0 else None
             axes.barh(places, widths, 0.36, left=left, color=f"C{number}", label=label, alpha=1 - 0.5 * which)
             left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_yticks(
-        [len(found) - number for number in range(len(found))], [f"{cell.network} {cell.group}" for cell, _ in found]
-    )
+    axes.set_yticks([len(found) - number for number in range(len(found))], [_label(cell) for cell, _ in found])
     axes.set(xlabel="latency of auto, ms: measured, and below it predicted")
     axes.legend(fontsize="x-small", ncols=len(Account().parts), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     path = directory / "account.png"
     save(figure, path)
     return path
+
+
+def _label(cell: Cell) -> str:
+    """What tells a cell from the others of a file."""
+    experiment = "" if cell.experiment == "latency" else f"{cell.experiment}: "
+    return f"{experiment}{cell.network} {cell.group}"
 
 
 def _growth(name: str, cells: list[Pair], labels: list[str], directory: Path) -> Path:
