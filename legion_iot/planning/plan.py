@@ -66,6 +66,11 @@ class Plan:
             names += [plan.tail_agent, *([plan.hub] if plan.hub else [])]
         return tuple(dict.fromkeys(names))
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether one agent does all the work."""
+        return len(self.agents) == 1
+
 
 def check(plan: Plan, network: Network) -> None:
     """Raises ModelError unless the blocks follow each other over the whole trunk and tiles partition each block.

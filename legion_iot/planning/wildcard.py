@@ -50,7 +50,7 @@ def outlooks(
     its prediction goes into messages and waiting, of which one device has next to none.
     """
     factors = {alone: _factor(ranking, measured, alone) for alone in (False, True)}
-    expected = {plan: measured.get(plan, ranking.seconds(plan) * factors[_is_alone(plan)]) for plan in plans}
+    expected = {plan: measured.get(plan, ranking.seconds(plan) * factors[plan.is_alone]) for plan in plans}
     best = min(plans, key=lambda plan: expected[plan])
     found = []
     for plan in plans:
@@ -81,9 +81,9 @@ def next_card(found: Sequence[Outlook]) -> Plan | None:
 def _close_alone(found: Sequence[Outlook]) -> Outlook | None:
     """The best device alone, where it was not run and a group's plan leads over it by too little."""
     best = found[0]
-    alone = next((outlook for outlook in found if _is_alone(outlook.plan)), best)
+    alone = next((outlook for outlook in found if outlook.plan.is_alone), best)
     is_close = not alone.is_measured and alone.seconds * (1 - LEAD) <= best.seconds
-    return alone if is_close and not _is_alone(best.plan) else None
+    return alone if is_close and not best.plan.is_alone else None
 
 
 def next_tile(predictor: Predictor, plan: Plan, seconds: float) -> TileRun | None:
@@ -121,12 +121,8 @@ def _relative_deviation(predictor: Predictor, plan: Plan, best: Plan) -> float:
 
 def _factor(ranking: Ranking, measured: Mapping[Plan, float], alone: bool) -> float:
     """What measured plans, of one device or of several, took over what was predicted."""
-    ratios = [seconds / ranking.seconds(plan) for plan, seconds in measured.items() if _is_alone(plan) == alone]
+    ratios = [seconds / ranking.seconds(plan) for plan, seconds in measured.items() if plan.is_alone == alone]
     return statistics.median(ratios or [1.0])
-
-
-def _is_alone(plan: Plan) -> bool:
-    return len(plan.agents) == 1
 
 
 def _by_units(plan: Plan) -> dict[tuple[object, ...], Block]:

@@ -236,6 +236,7 @@ def test_a_full_run_shares_labs_and_finds_room_for_all_devices() -> None:
         (Options(rate="fast"), "--rate"),
         (Options(rate="0mbit"), "--rate"),
         (Options(rounds=0), "--rounds"),
+        (Options(rounds=-1), "--rounds"),
     ],
 )
 def test_what_cannot_be_measured(options: Options, cause: str) -> None:

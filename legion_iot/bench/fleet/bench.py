@@ -13,7 +13,7 @@ from legion_iot.bench.fleet.account import Account
 from legion_iot.bench.fleet.cells import OFFLOAD, Cell, Experiment, Finished, Outcome, Record, read_record
 from legion_iot.bench.fleet.checks import checks
 from legion_iot.bench.fleet.experiment import Laboratory, run_cells
-from legion_iot.bench.fleet.groups import Calibration, Fleet, calibrate, parse_fleet, parse_rate
+from legion_iot.bench.fleet.groups import Calibration, calibrate, parse_fleet, parse_rate
 from legion_iot.bench.fleet.networks import check, float_of, path_of
 from legion_iot.bench.fleet.schedule import (
     EXPERIMENTS,
@@ -40,7 +40,6 @@ from legion_iot.wire.dtypes import WIRES as ALL_WIRES
 
 MOST_ROUNDS = 100
 Progress = Callable[[str, float | None], None]
-Kinds = tuple[bool, bool, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +135,11 @@ def _in_order(finished: Finished) -> dict[Cell, Outcome]:
     """By experiment, network, wire dtype and group: rows that are compared stand below each other."""
     networks = {name: place for place, name in enumerate(dict.fromkeys(cell.network for cell in finished))}
 
-    def place(cell: Cell) -> tuple[int, int, int, Kinds]:
+    def place(cell: Cell) -> tuple[int, int, int, tuple[int, ...]]:
         wire = ALL_WIRES.index(cell.wire)
-        return EXPERIMENTS.index(cell.experiment), networks[cell.network], wire, _kinds(parse_fleet(cell.group))
+        return EXPERIMENTS.index(cell.experiment), networks[cell.network], wire, parse_fleet(cell.group).order
 
     return {cell: finished[cell] for cell in sorted(finished, key=place)}
-
-
-def _kinds(group: Fleet) -> Kinds:
-    """Groups of one kind of device before mixed ones, and each by its size."""
-    return group.odroids > 0, group.fireflies > 0, group.size, group.odroids
 
 
 def _report(record: Record, conditions: dict[str, Any]) -> BenchReport:

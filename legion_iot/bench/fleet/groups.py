@@ -36,6 +36,11 @@ class Fleet:
         return self.fireflies + self.odroids
 
     @property
+    def order(self) -> tuple[int, ...]:
+        """Groups of one kind of device come before mixed ones, and each kind by size."""
+        return self.odroids > 0, self.fireflies > 0, self.size, self.odroids
+
+    @property
     def label(self) -> str:
         """`3F+2O`, say."""
         counts = ((self.fireflies, "F"), (self.odroids, "O"))

@@ -39,8 +39,7 @@ def check(name: str) -> None:
     if _relative(base) is None:
         zoo.find(base)
     if is_integer(name):
-        match = _NAME.fullmatch(base)
-        if match is None or match[1] not in _BUILDERS:
+        if _built(base) is None:
             raise UsageError(f"{name}: only VGGs and ResNets are quantised; measure {base} (--networks)")
         quantised.require(name)
 
@@ -92,11 +91,17 @@ def of_other_depths(name: str) -> list[str]:
 
 def _relative(name: str) -> tuple[str, int] | None:
     """What `vgg16-96px` is of, and rows and columns of its images; None for what is the zoo's, or nothing."""
-    match = _NAME.fullmatch(name)
-    if match is None or match[1] not in _BUILDERS:
+    built = _built(name)
+    if built is None:
         return None
-    size = int(match[2] or SIZE)
+    size = built[1]
     if not LEAST_SIZE <= size <= MOST_SIZE or size % 32:
         raise UsageError(f"{name}: images have {LEAST_SIZE} to {MOST_SIZE} rows, by 32 (--networks)")
     is_ours = size != SIZE or name not in {entry.name for entry in zoo.catalogue()}
-    return (match[1], size) if is_ours else None
+    return built if is_ours else None
+
+
+def _built(name: str) -> tuple[str, int] | None:
+    """The VGG or ResNet that a name is of, and rows and columns of its images; None for what is neither."""
+    match = _NAME.fullmatch(name)
+    return (match[1], int(match[2] or SIZE)) if match is not None and match[1] in _BUILDERS else None

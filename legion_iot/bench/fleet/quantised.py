@@ -28,7 +28,8 @@ Progress = Callable[[str, float | None], None]
 def require(name: str) -> None:
     """Raises UsageError where what makes the network of that name is not installed."""
     if find_spec("ai_edge_quantizer") is None:
-        raise UsageError(f"{name} needs ai-edge-quantizer; install it with: pip install 'legion-iot[quantise]'")
+        cure = "install it with: pip install 'legion-iot[quantise]'"
+        raise UsageError(f"{name} needs ai-edge-quantizer (on x86-64 only); {cure}")
 
 
 def quantise(source: Path, target: Path) -> None:

@@ -90,7 +90,7 @@ def _simplest(found: Sequence[Outlook]) -> Outlook:
 
     Predictions may be off by as much as `GAIN`, and one device with one block has none of the risks of a group.
     """
-    alone = [outlook for outlook in found if len(outlook.plan.agents) == 1]
+    alone = [outlook for outlook in found if outlook.plan.is_alone]
     near = [outlook for outlook in alone if outlook.seconds * (1 - GAIN) <= found[0].seconds]
     return min(near, key=lambda outlook: len(outlook.plan.blocks), default=found[0])
 
