@@ -180,7 +180,7 @@ def fleet(
     rate: str = typer.Option("100mbit", help="Of each device's link, in both directions."),
     wire: str = typer.Option("", help="How float32 maps travel between agents.  [default: float32,float16]"),
     experiments: str = typer.Option("", help="Some of latency,throughput,profiling,growth,size,depth.  [default: all]"),
-    rounds: int | None = typer.Option(None, help="Turns of each planner, of three requests.  [default: 3]"),
+    rounds: int | None = typer.Option(None, help="Turns of each planner, of 3 requests or 2 seconds.  [default: 3]"),
     resume: Path | None = typer.Option(None, help="Keep finished cells in this file, and go on with those in it."),
     picture: Path | None = typer.Option(None, help="A directory that diagrams are drawn into, as PNG files."),
     write: Path | None = typer.Option(None, help="A Markdown file with all tables, and this command."),

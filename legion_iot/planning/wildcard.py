@@ -1,12 +1,12 @@
 """Wild cards: which plan is worth a real run, because its result could change the decision.
 
-A candidate's time is uncertain by what it does not share with the best one: blocks that both have are wrong alike. Its
-*optimistic* time is a standard deviation below the predicted one. The most promising card is the candidate of the least
-optimistic time; when no optimistic time is clearly below the best one, nothing is left to be gained: that is
-saturation.
+A candidate's time is uncertain by what it does not share with the best one: blocks that both have are wrong alike, and
+so are the messages between them. Its *optimistic* time is a standard deviation below the predicted one. The most
+promising card is the candidate of the least optimistic time; when no optimistic time is clearly below the best one,
+nothing is left to be gained: that is saturation.
 
-A group's plan and one device alone share neither messages nor waiting, and the predictions of both err by about a tenth
-where groups were measured. So a small lead of a group is no lead before both were run.
+One device alone shares neither messages nor waiting with a group's plan, and where groups were measured, predictions
+were off by a tenth as a rule, and by a quarter at worst. So a small lead of a group is no lead before both were run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from legion_iot.planning.ranking import Ranking
 
 WORTH_TILE = 0.04  # of the plan's time: less uncertain tiles are not run
 WORTH = 0.05  # of the best time: less is not worth a run
-LEAD = 0.15  # of the time of one device alone: a group's plan that promises less is run, and so is the device
+STRANGE = 0.1  # of what a plan does not share with the best one: how far its messages and its waiting may be off
+LEAD = 0.3  # of the time of one device alone: a group's plan that promises less is run, and so is the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,12 @@ def _relative_deviation(predictor: Predictor, plan: Plan, best: Plan) -> float:
     """
     mine, others = _by_units(plan), _by_units(best)
     total = sum(_slowest(predictor, block)[0] for block in mine.values())
-    apart = [block for key, block in (*mine.items(), *others.items()) if not (key in mine and key in others)]
-    return math.sqrt(sum(_slowest(predictor, block)[1] ** 2 for block in apart)) / total if total else 0.0
+    if not total:
+        return 0.0
+    apart = [_slowest(predictor, block) for key, block in mine.items() if key not in others]
+    missing = [_slowest(predictor, block) for key, block in others.items() if key not in mine]
+    strange = 0.0 if plan.is_alone and best.is_alone else STRANGE * sum(seconds for seconds, _ in apart)
+    return math.hypot(strange, *(deviation for _, deviation in (*apart, *missing))) / total
 
 
 def _factor(ranking: Ranking, measured: Mapping[Plan, float], alone: bool) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from legion_iot.lab.running import running_lab
 from legion_iot.lab.state import LabState
 from legion_iot.planning.planners import planners
 
-REQUESTS = 3  # of a planner's turn that count, after one that does not
+REQUESTS = 3  # of a planner's turn that count, after one that does not; more where they are quick
+TURN = 2.0  # seconds that a turn takes at least, up to so many requests
+MOST_REQUESTS = 30
 BASE_TOPIC = "legion-fleet"
 AUTO_FOR_THROUGHPUT = "auto (throughput)"
 AUTO_FOR_LATENCY = "auto (latency)"
@@ -143,13 +146,13 @@ def _turns(
     for number in range(cell.rounds):
         for name in order[number % len(order) :] + order[: number % len(order)]:
             laboratory.progress(f"{cell.title}: round {number + 1} of {cell.rounds}, {name}")
-            ways[name](1)
+            requests = _requests(ways[name](1)[0])
             spending = SpendingMeter(session.agents)
             laboratory.meter.restart()
-            rounds[name].append(tuple(ways[name](REQUESTS)))
+            rounds[name].append(tuple(ways[name](requests)))
             uses.append(laboratory.meter.read())
             if name in planned:
-                traces[name].spent.append(spending.read(REQUESTS, planned[name].tile_seconds))
+                traces[name].spent.append(spending.read(requests, planned[name].tile_seconds))
                 traces[name].accounts.extend(session.accounts(group, rounds[name][-1]))
     figures = []
     for name, each in planned.items():
@@ -159,6 +162,11 @@ def _turns(
         figures.append(Figures(OFFLOAD, OFFLOAD, 1, 1, tuple(rounds[OFFLOAD])))
     bounds = session.bound(group), session.bound(without_links(group))
     return _outcome(figures, (), bounds, session.exactness, offload, uses)
+
+
+def _requests(seconds: float) -> int:
+    """Of a turn, where one request takes so long: what is quick varies most."""
+    return min(MOST_REQUESTS, max(REQUESTS, math.ceil(TURN / seconds)))
 
 
 @dataclass(frozen=True, slots=True)

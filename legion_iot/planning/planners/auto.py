@@ -3,10 +3,11 @@
 Candidates are the plans of `single`, `frames`, `halo`, and of the published kinds: `layerwise`, `deepthings`, `aofl`,
 and Legion's with the predicted cost matrix. At most `CARDS` things are really run (`wildcard`): first tiles of fused
 units on which the leading plan's time hangs, each followed by a new search; then whole plans, the most promising first,
-each of which corrects the predictions of the others. As one device alone is a candidate, the choice is never one that
-is known, or thought, to be slower; and one device with fewer blocks is taken where no plan promises `GAIN` over it.
+each of which corrects the predictions of the others, up to `MORE_CARDS` more in a group. As one device alone is a
+candidate, the choice is never one that is known, or thought, to be slower; and one device with fewer blocks is taken
+where no plan promises `GAIN` over it.
 
-Spends: what `learn` asks, then at most `CARDS` runs.
+Spends: what `learn` asks, then at most `CARDS` runs, and `MORE_CARDS` in a group.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from legion_iot.planning.tables import StripTables
 from legion_iot.planning.wildcard import Outlook, next_card, next_tile, outlooks
 
 CARDS = 3  # the last one is kept for a whole plan
+MORE_CARDS = 2  # for whole plans, where there are several devices: messages and waiting are what is known worst
 GAIN = 0.03  # of the time of one device with fewer blocks: a plan that promises less may well take longer
 
 Proposal = Callable[[Ranking], Sequence[Plan]]
@@ -74,7 +76,7 @@ def chosen_among(problem: Problem, propose: Proposal, refine: Refinement) -> Pla
         cards -= 1
     plans[plans.index(best)] = refine(ranking, best)
     measured: dict[Plan, float] = {}
-    for _ in range(cards):
+    for _ in range(cards + (MORE_CARDS if len(problem.group.devices) > 1 else 0)):
         card = next_card(outlooks(ranking, predictor, plans, measured))
         if card is None:
             break
