@@ -20,7 +20,8 @@ from legion_iot.lab.running import running_lab
 from legion_iot.lab.state import LabState
 from legion_iot.planning.planners import planners
 
-REQUESTS = 3  # of a planner's turn that count, after one that does not; more where they are quick
+REQUESTS = 3  # of a planner's turn that count, more where they are quick
+WARM_UP = 2  # before them: the first one finds nothing in caches
 TURN = 2.0  # seconds that a turn takes at least, up to so many requests
 MOST_REQUESTS = 30
 BASE_TOPIC = "legion-fleet"
@@ -146,7 +147,7 @@ def _turns(
     for number in range(cell.rounds):
         for name in order[number % len(order) :] + order[: number % len(order)]:
             laboratory.progress(f"{cell.title}: round {number + 1} of {cell.rounds}, {name}")
-            requests = _requests(ways[name](1)[0])
+            requests = _requests(ways[name](WARM_UP)[-1])
             spending = SpendingMeter(session.agents)
             laboratory.meter.restart()
             rounds[name].append(tuple(ways[name](requests)))
