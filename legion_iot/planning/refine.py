@@ -1,8 +1,8 @@
 """Small changes to a plan, kept where the estimate says that they help.
 
 Two blocks are merged, a cut is moved by a unit, a few rows are handed from one device to its neighbour, the tail is
-given to another device. Sweeps over all blocks are repeated until nothing helps, or enough has been tried; then tiles
-may be computed in parts (`borders`).
+given to another device. Sweeps over all blocks are repeated until nothing helps, or enough has been tried. So it goes
+with strips, and once more with grids (`grids`) where these help; then tiles may be computed in parts (`borders`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from legion_iot.model.blocks import Network
 from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.borders import border_first
+from legion_iot.planning.grids import gridded
 from legion_iot.planning.memory import fits
 from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.shortest_path import Division
-from legion_iot.planning.strips import map_height, whole_map
+from legion_iot.planning.strips import whole_map
 
 MOST_TILES = 1500  # in all plans that are estimated, so that it takes a few tenths of a second
 STEPS = (-4, -2, -1, 1, 2, 4)  # units by which a cut of a division is moved
@@ -33,13 +34,19 @@ def refined(ranking: Ranking, plan: Plan) -> Plan:
 
     It keeps within the devices' memory if `plan` does.
     """
+    strips = _swept(ranking, plan)
+    grids = [_swept(ranking, each) for each in gridded(ranking, strips)]
+    return border_first(ranking, ranking.best([strips, *grids]))
+
+
+def _swept(ranking: Ranking, plan: Plan) -> Plan:
     sweep, before = _Sweep(ranking, plan), None
     while sweep.best is not before:
         before = sweep.best
         sweep.over(_with_other_tail)
         sweep.over(with_merged_blocks, with_moved_cut)
         sweep.over(_handed_over)
-    return border_first(ranking, sweep.best)
+    return sweep.best
 
 
 def refined_division(ranking: Ranking, make: Callable[[Division], Plan], division: Division) -> Plan:
@@ -110,30 +117,50 @@ def with_moved_cut(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
 
 def _scaled_tiles(network: Network, block: Block, last: int) -> tuple[Tile, ...]:
     """The tiles at the same fractions of the map of another last unit."""
-    old, new, columns = map_height(network, block.last), map_height(network, last), whole_map(network, last).columns
-    rows = [(t.agent, t.region.rows.start * new // old, t.region.rows.stop * new // old) for t in block.tiles]
-    return tuple(Tile(agent, Region(Interval(start, stop), columns)) for agent, start, stop in rows if stop > start)
+    old, new = whole_map(network, block.last), whole_map(network, last)
+    tiles = [
+        Tile(
+            tile.agent,
+            Region(
+                _scaled(tile.region.rows, len(old.rows), len(new.rows)),
+                _scaled(tile.region.columns, len(old.columns), len(new.columns)),
+            ),
+        )
+        for tile in block.tiles
+    ]
+    return tuple(tile for tile in tiles if tile.region.area)
+
+
+def _scaled(part: Interval, old: int, new: int) -> Interval:
+    return Interval(part.start * new // old, part.stop * new // old)
 
 
 def _handed_over(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
-    """Some rows from each tile to the one above or below it; an emptied tile is left out."""
+    """Some rows between a tile and the next one, or columns where they lie side by side; an emptied one is left out."""
     block = plan.blocks[number]
-    step = max(1, map_height(ranking.problem.network, block.last) // HANDED)
+    whole = whole_map(ranking.problem.network, block.last)
     for place in range(len(block.tiles) - 1):
-        for moved in (step, -step):
-            above, below = block.tiles[place : place + 2]
-            seam = min(max(above.region.rows.stop + moved, above.region.rows.start), below.region.rows.stop)
-            pair = (
-                _with_rows(above, above.region.rows.start, seam),
-                _with_rows(below, seam, below.region.rows.stop),
-            )
+        one, other = block.tiles[place : place + 2]
+        for way in (-1, 1):
+            if one.region.columns == other.region.columns and one.region.rows.stop == other.region.rows.start:
+                step = way * max(1, len(whole.rows) // HANDED)
+                rows = _moved_seam(one.region.rows, other.region.rows, step)
+                regions = [Region(each, one.region.columns) for each in rows]
+            elif one.region.rows == other.region.rows and one.region.columns.stop == other.region.columns.start:
+                step = way * max(1, len(whole.columns) // HANDED)
+                columns = _moved_seam(one.region.columns, other.region.columns, step)
+                regions = [Region(one.region.rows, each) for each in columns]
+            else:
+                continue
+            pair = (Tile(one.agent, regions[0]), Tile(other.agent, regions[1]))
             kept = tuple(tile for tile in pair if tile.region.area)
             tiles = (*block.tiles[:place], *kept, *block.tiles[place + 2 :])
             yield _replaced(plan, number, 1, dataclasses.replace(block, tiles=tiles))
 
 
-def _with_rows(tile: Tile, start: int, stop: int) -> Tile:
-    return Tile(tile.agent, Region(Interval(start, stop), tile.region.columns))
+def _moved_seam(one: Interval, other: Interval, step: int) -> tuple[Interval, Interval]:
+    seam = min(max(one.stop + step, one.start), other.stop)
+    return Interval(one.start, seam), Interval(seam, other.stop)
 
 
 def _with_other_tail(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:

@@ -2,8 +2,8 @@
 
 A shortest path over cuts and families of strip bounds (`halo_search`) yields candidates: over all families, and over
 each of them alone, which is over subsets of the devices. The estimate chooses among them, and tries small changes to
-the best one (`refine`). Where a candidate exceeds a device's memory, that device may take less, and the search is
-repeated.
+the best one, and grids (`refine`). Where a candidate exceeds a device's memory, that device may take less, and the
+search is repeated.
 
 Spends: what `learn` asks.
 """
