@@ -217,6 +217,7 @@ def _tile_json(tile: TileReport) -> dict[str, Any]:
     return {
         "agent": tile.agent,
         "rows": list(tile.rows),
+        "columns": None if tile.columns is None else list(tile.columns),
         "ms": round(tile.milliseconds, 3),
         "bytes_sent": tile.bytes_sent,
         "parts": tile.parts,

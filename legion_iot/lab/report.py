@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from legion_iot.orchestrator.serving import ServedModel
 from legion_iot.planning.plan import Block
 from legion_iot.planning.planners.balanced import whole_seconds
 from legion_iot.planning.routing import ORCHESTRATOR, Work
+from legion_iot.planning.strips import whole_map
 from legion_iot.wire.dtypes import EXACT, OUTPUT_BOUNDS
 from legion_iot.wire.messages import Answer
 
@@ -163,10 +164,14 @@ def plan_report(model: ServedModel, went: Mapping[int, int]) -> tuple[TurnReport
 def _block_report(model: ServedModel, number: int, block: Block, works: Sequence[Work]) -> BlockReport:
     ours = [work for work in works if work.block == number]
     tiles = []
+    whole = whole_map(model.network, block.last)
     for tile in block.tiles:
+        rows, columns = tile.region.rows, tile.region.columns
         steps = [work for work in ours if work.agent == tile.agent and not work.gathers]
         if steps:  # a tile may be too low to own a row of any output
-            tiles.append(_tile_report(model, steps, (tile.region.rows.start, tile.region.rows.stop)))
+            report = _tile_report(model, steps, (rows.start, rows.stop))
+            is_strip = columns == whole.columns
+            tiles.append(report if is_strip else replace(report, columns=(columns.start, columns.stop)))
     gathered = [work for work in ours if work.gathers]
     shape = model.network.graph.tensors[model.network.units[block.last].reference].shape
     return BlockReport(

@@ -31,10 +31,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The cut after `unit`: seconds without it, and with it one unit earlier or later; None where that cannot be.
-
-    A cut after tiles that are no strips is not moved.
-    """
+    """The cut after `unit`: seconds without it, and with it one unit earlier or later; None where that cannot be."""
 
     unit: int
     without: float | None
@@ -126,10 +123,7 @@ def _block_seconds(rehearsal: Rehearsal, block: Block) -> float:
 
 def _cuts(rehearsal: Rehearsal, plan: Plan) -> Iterator[Cut]:
     for number, block in enumerate(plan.blocks[:-1]):
-        columns = whole_map(rehearsal.problem.network, block.last).columns
-        # Tiles narrower than the map are not strips, which could be those of another map at the same fractions.
-        are_strips = all(tile.region.columns == columns for tile in block.tiles)
-        moved = list(with_moved_cut(rehearsal.ranking, plan, number)) if are_strips else []
+        moved = list(with_moved_cut(rehearsal.ranking, plan, number))
         yield Cut(
             block.last,
             _least(rehearsal, list(with_merged_blocks(rehearsal.ranking, plan, number))),

@@ -30,7 +30,7 @@ _Changes = Callable[[Ranking, Plan, int], Iterator[Plan]]
 
 
 def refined(ranking: Ranking, plan: Plan) -> Plan:
-    """A plan that the estimate takes to be at least as good, of full-width strips without a hub, as `plan` has to be.
+    """A plan that the estimate takes to be at least as good; `plan` is of full-width strips, without a hub.
 
     It keeps within the devices' memory if `plan` does.
     """
