@@ -1,6 +1,6 @@
 """Small changes to a plan, kept where the estimate says that they help.
 
-Two blocks are merged, a cut is moved by a unit, a few rows are handed from one device to its neighbour, the tail is
+Two blocks are merged, a cut is moved by a unit, a few rows or columns are handed to a neighbour, the tail is
 given to another device. Sweeps over all blocks are repeated until nothing helps, or enough has been tried. So it goes
 with strips, and once more with grids (`grids`) where these help; then tiles may be computed in parts (`borders`).
 """
@@ -23,7 +23,7 @@ from legion_iot.planning.strips import whole_map
 
 MOST_TILES = 1500  # in all plans that are estimated, so that it takes a few tenths of a second
 STEPS = (-4, -2, -1, 1, 2, 4)  # units by which a cut of a division is moved
-HANDED = 16  # a part of a map's rows that is handed over in one change
+HANDED = 16  # a part of a map's rows or columns that is handed over in one change
 
 # The plans that differ from a plan in one block, given by its number, or in that block and the next one.
 _Changes = Callable[[Ranking, Plan, int], Iterator[Plan]]
