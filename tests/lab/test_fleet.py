@@ -25,8 +25,9 @@ def test_planners_and_a_worker_take_turns_on_one_lab(stage: Stage, tmp_path: Pat
     assert [each.planner for each in latency.figures] == ["single", "layerwise", "halo", OFFLOAD]
     assert latency.exact == latency.requests > 0
     turns = [each for each in latency.figures if not each.same_as]
-    assert latency.requests == 2 * 4 * len(turns), "each of which one does not count"
-    assert all(len(turn) == 3 and min(turn) > 0 for each in latency.figures for turn in each.rounds)
+    counted = sum(len(turn) for each in turns for turn in each.rounds)
+    assert latency.requests == counted + 2 * 2 * len(turns), "two of each turn do not count"
+    assert all(3 <= len(turn) <= 30 and min(turn) > 0 for each in latency.figures for turn in each.rounds)
     assert latency.bound > 0
     figures = {each.planner: each for each in latency.figures}
     assert (figures["single"].devices, figures["layerwise"].devices) == (1, 2)

@@ -80,8 +80,13 @@ def _lines(command: str, measured_by: Sequence[str], report: BenchReport, tables
     yield "|---|--:|---|---|"
     for check in report.checks:
         verdict = "ok" if check.ok else "falls short"
-        yield f"| {check.name} | {check.value:.3g} {check.unit} | {check.target} | {verdict} |"
+        yield f"| {check.name} | {_digits(check.value)} {check.unit} | {check.target} | {verdict} |"
 
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _digits(value: float) -> str:
+    """Three digits, and of a count all of them."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
