@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 from legion_iot.lab.report import BlockReport, TileReport, TurnReport
@@ -106,7 +106,7 @@ class Outcome:
         bars = [bar for bar in self.estimate.bars if bar.replica == number]
         blocks = tuple(self._block(n, block, bars, turn) for n, block in enumerate(turn.blocks))
         tails = [bar for bar in bars if bar.block is None and bar.step is not None]
-        tail = _tile(turn.tail_agent, tails, (0, 0)) if self.network.tail else None
+        tail = _tile(turn.tail_agent, tails) if self.network.tail else None
         return TurnReport(blocks, tail, 0)
 
     def _block(self, number: int, block: Block, bars: list[Bar], turn: Plan) -> BlockReport:
@@ -116,21 +116,17 @@ class Outcome:
         made = [bar for bar in ours if bar.step is not None and bar.step <= last]
         tiles = []
         for tile in block.tiles:
-            rows, columns = tile.region.rows, tile.region.columns
-            report = _tile(tile.agent, made, (rows.start, rows.stop), len(tile.goes))
-            if columns != whole_map(self.network, block.last).columns:
-                report = replace(report, columns=(columns.start, columns.stop))
-            tiles.append(report)
+            tiles.append(_tile(tile.agent, made, len(tile.goes)).at(tile.region, whole_map(self.network, block.last)))
         gathers = turn.hub and any(tile.agent != turn.hub for tile in block.tiles)
-        gathered = _tile(turn.hub, [bar for bar in ours if bar not in made], (0, 0)) if gathers else None
+        gathered = _tile(turn.hub, [bar for bar in ours if bar not in made]) if gathers else None
         shape = self.network.graph.tensors[self.network.units[block.last].reference].shape
         return BlockReport((block.first, block.last), shape, tuple(tiles), gathered)
 
 
-def _tile(agent: str, bars: list[Bar], rows: tuple[int, int], parts: int = 1) -> TileReport:
+def _tile(agent: str, bars: list[Bar], parts: int = 1) -> TileReport:
     seconds = sum(bar.end - bar.start for bar in bars if bar.participant == agent and bar.kind == "compute")
     sent = sum(bar.size for bar in bars if bar.participant == agent and bar.kind == "send")
-    return TileReport(agent, rows, 1e3 * seconds, sent, parts)
+    return TileReport(agent, (0, 0), 1e3 * seconds, sent, parts)
 
 
 def make(

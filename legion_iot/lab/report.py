@@ -13,6 +13,7 @@ from legion_iot.errors import AgentError
 from legion_iot.lab.processes import Agent
 from legion_iot.lab.state import LabState
 from legion_iot.model.comparison import difference, same_bits
+from legion_iot.model.geometry import Region
 from legion_iot.orchestrator.serving import ServedModel
 from legion_iot.planning.plan import Block
 from legion_iot.planning.planners.balanced import whole_seconds
@@ -37,6 +38,12 @@ class TileReport:
     bytes_sent: int
     parts: int = 1
     columns: tuple[int, int] | None = None
+
+    def at(self, region: Region, whole: Region) -> TileReport:
+        """As the tile `region` of a map, all of which is `whole`."""
+        rows, columns = region.rows, region.columns
+        narrow = None if columns == whole.columns else (columns.start, columns.stop)
+        return replace(self, rows=(rows.start, rows.stop), columns=narrow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +163,7 @@ def plan_report(model: ServedModel, went: Mapping[int, int]) -> tuple[TurnReport
         works = [work for work in state.routing.works if work.replica == replica and work.agent != ORCHESTRATOR]
         blocks = tuple(_block_report(model, number, block, works) for number, block in enumerate(turn.blocks))
         tails = [work for work in works if work.block is None]
-        tail = _tile_report(model, tails, (0, 0)) if tails else None
+        tail = _tile_report(model, tails) if tails else None
         turns.append(TurnReport(blocks, tail, went.get(replica, 0)))
     return tuple(turns)
 
@@ -166,28 +173,25 @@ def _block_report(model: ServedModel, number: int, block: Block, works: Sequence
     tiles = []
     whole = whole_map(model.network, block.last)
     for tile in block.tiles:
-        rows, columns = tile.region.rows, tile.region.columns
         steps = [work for work in ours if work.agent == tile.agent and not work.gathers]
         if steps:  # a tile may be too low to own a row of any output
-            report = _tile_report(model, steps, (rows.start, rows.stop))
-            is_strip = columns == whole.columns
-            tiles.append(report if is_strip else replace(report, columns=(columns.start, columns.stop)))
+            tiles.append(_tile_report(model, steps).at(tile.region, whole))
     gathered = [work for work in ours if work.gathers]
     shape = model.network.graph.tensors[model.network.units[block.last].reference].shape
     return BlockReport(
         (block.first, block.last),
         shape,
         tuple(tiles),
-        _tile_report(model, gathered, (0, 0)) if gathered else None,
+        _tile_report(model, gathered) if gathered else None,
     )
 
 
-def _tile_report(model: ServedModel, steps: Sequence[Work], rows: tuple[int, int]) -> TileReport:
-    """What one agent took for one or more steps of a request."""
+def _tile_report(model: ServedModel, steps: Sequence[Work]) -> TileReport:
+    """What one agent took for one or more steps of a request, wherever in the map."""
     timings = [model.state.timings.get((work.step, work.agent), ()) for work in steps]
     return TileReport(
         steps[0].agent,
-        rows,
+        (0, 0),
         sum(statistics.median(t.seconds for t in each) for each in timings if each) * 1e3,
         sum(int(statistics.median(t.bytes_sent for t in each)) for each in timings if each),
         len(steps),

@@ -13,14 +13,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
-from legion_iot.model.geometry import Interval, Region
+from legion_iot.model.geometry import Region
 from legion_iot.planning.hub import whole_seconds
 from legion_iot.planning.memory import fits
 from legion_iot.planning.plan import Block, Plan, Tile
 from legion_iot.planning.ranking import Ranking
-from legion_iot.planning.strips import whole_map
+from legion_iot.planning.strips import strips, whole_map
 
 LEAST_TILES = 3  # two tiles side by side border each other along a whole side as well
 MOST_ABOVE = 1.1  # times the seconds of the strips: what is worse before it is refined is no better afterwards
@@ -45,42 +45,34 @@ def _gridded_plans(ranking: Ranking, plan: Plan) -> Iterator[tuple[int, Plan]]:
     """With the number of the first block that is in a grid."""
     trunk = whole_seconds(ranking.problem, ranking.costs)
     speeds = {name: 1 / max(seconds, 1e-12) for name, seconds in trunk.items()}
-    for taller in (False, True):
-        blocks = [
-            _in_grid(ranking, block, speeds, taller) if len(block.tiles) >= LEAST_TILES else block
-            for block in plan.blocks
-        ]
+    for rounded in (math.floor, math.ceil):
+        blocks = [_in_grid(ranking, block, speeds, rounded) for block in plan.blocks]
         for first in range(len(blocks)):
             if blocks[first] != plan.blocks[first]:
                 yield first, dataclasses.replace(plan, blocks=(*plan.blocks[:first], *blocks[first:]))
 
 
-def _in_grid(ranking: Ranking, block: Block, speeds: Mapping[str, float], taller: bool) -> Block:
-    """The block's devices in the same order, with parts as their speeds."""
-    root = math.sqrt(len(block.tiles))
-    shares = [speeds[tile.agent] for tile in block.tiles]
-    down = max(2, math.ceil(root) if taller else math.floor(root))
-    regions = grid(whole_map(ranking.problem.network, block.last), shares, down)
-    tiles = tuple(
-        Tile(tile.agent, region) for tile, region in zip(block.tiles, regions, strict=True) if region.area > 0
-    )
-    return dataclasses.replace(block, tiles=tiles)
+def _in_grid(ranking: Ranking, block: Block, speeds: Mapping[str, float], rounded: Callable[[float], int]) -> Block:
+    """The block's devices in the same order, with parts as their speeds, in as many rows as the root of their number.
 
-
-def grid(whole: Region, shares: Sequence[float], down: int) -> list[Region]:
-    """A region for each share, in `down` rows of about as many tiles each, row by row; some may be empty.
-
-    Areas are as the shares, to within a row and a column. Shares are positive, and `down` is at most their number.
+    The root is `rounded`; too few devices keep their strips.
     """
-    regions: list[Region] = []
-    bounds = [number * len(shares) // down for number in range(down + 1)]
-    rows = [shares[start:stop] for start, stop in itertools.pairwise(bounds)]
-    for height, row in zip(_parts(whole.rows, [sum(row) for row in rows]), rows, strict=True):
-        regions += [Region(height, width) for width in _parts(whole.columns, row)]
-    return regions
+    count = len(block.tiles)
+    if count < LEAST_TILES:
+        return block
+    shares = {tile.agent: speeds[tile.agent] for tile in block.tiles}
+    regions = grid(whole_map(ranking.problem.network, block.last), shares, max(2, rounded(math.sqrt(count))))
+    return dataclasses.replace(block, tiles=tuple(Tile(name, part) for name, part in regions.items() if part.area))
 
 
-def _parts(whole: Interval, shares: Sequence[float]) -> list[Interval]:
-    total = sum(shares)
-    cuts = [whole.start + round(len(whole) * part / total) for part in itertools.accumulate(shares, initial=0)]
-    return [Interval(start, stop) for start, stop in itertools.pairwise(cuts)]
+def grid(whole: Region, speeds: Mapping[str, float], down: int) -> dict[str, Region]:
+    """A region for each agent, in `down` rows of about as many tiles each, row by row; some may be empty.
+
+    Areas are as the speeds, to within a row and a column. Speeds are positive, and `down` is at most their number.
+    """
+    names = list(speeds)
+    bounds = [number * len(names) // down for number in range(down + 1)]
+    rows = {names[start]: names[start:stop] for start, stop in itertools.pairwise(bounds)}
+    heights = strips(len(whole.rows), {first: sum(speeds[name] for name in row) for first, row in rows.items()})
+    widths = {first: strips(len(whole.columns), {name: speeds[name] for name in row}) for first, row in rows.items()}
+    return {name: Region(heights[first], width) for first, row in widths.items() for name, width in row.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from legion_iot.errors import ModelError
 from legion_iot.model.blocks import Network
-from legion_iot.model.geometry import HEIGHT, WIDTH, Interval, Region
+from legion_iot.model.geometry import Interval, Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +127,17 @@ def tile_outputs(network: Network, block: Block, region: Region) -> dict[int, Re
 
 def scaled_outputs(network: Network, made: Iterable[int], reference_map: int, region: Region) -> dict[int, Region]:
     """`region` of the map `reference_map` at the same fractions of each tensor made."""
-    reference = Region.whole(network.graph.tensors[reference_map])
-    regions = {}
-    for tensor in made:
-        shape = network.graph.tensors[tensor].shape
-        regions[tensor] = Region(
-            _scaled(region.rows, len(reference.rows), shape[HEIGHT]),
-            _scaled(region.columns, len(reference.columns), shape[WIDTH]),
-        )
-    return regions
+    tensors = network.graph.tensors
+    reference = Region.whole(tensors[reference_map])
+    return {tensor: scaled(region, reference, Region.whole(tensors[tensor])) for tensor in made}
+
+
+def scaled(region: Region, whole: Region, other: Region) -> Region:
+    """`region` of a map, all of which is `whole`, at the same fractions of another one."""
+    return Region(
+        _scaled(region.rows, len(whole.rows), len(other.rows)),
+        _scaled(region.columns, len(whole.columns), len(other.columns)),
+    )
 
 
 def _scaled(interval: Interval, size: int, other: int) -> Interval:

@@ -16,7 +16,7 @@ from legion_iot.model.geometry import Interval, Region
 from legion_iot.planning.borders import border_first
 from legion_iot.planning.grids import gridded
 from legion_iot.planning.memory import fits
-from legion_iot.planning.plan import Block, Plan, Tile
+from legion_iot.planning.plan import Block, Plan, Tile, scaled
 from legion_iot.planning.ranking import Ranking
 from legion_iot.planning.shortest_path import Division
 from legion_iot.planning.strips import whole_map
@@ -118,21 +118,8 @@ def with_moved_cut(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:
 def _scaled_tiles(network: Network, block: Block, last: int) -> tuple[Tile, ...]:
     """The tiles at the same fractions of the map of another last unit."""
     old, new = whole_map(network, block.last), whole_map(network, last)
-    tiles = [
-        Tile(
-            tile.agent,
-            Region(
-                _scaled(tile.region.rows, len(old.rows), len(new.rows)),
-                _scaled(tile.region.columns, len(old.columns), len(new.columns)),
-            ),
-        )
-        for tile in block.tiles
-    ]
+    tiles = (Tile(tile.agent, scaled(tile.region, old, new)) for tile in block.tiles)
     return tuple(tile for tile in tiles if tile.region.area)
-
-
-def _scaled(part: Interval, old: int, new: int) -> Interval:
-    return Interval(part.start * new // old, part.stop * new // old)
 
 
 def _handed_over(ranking: Ranking, plan: Plan, number: int) -> Iterator[Plan]:

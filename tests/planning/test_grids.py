@@ -45,7 +45,8 @@ def test_a_grid_covers_the_map_once_and_shares_it_out_as_asked(
     height: int, width: int, shares: list[int], data: st.DataObject
 ) -> None:
     down = data.draw(st.integers(1, len(shares)))
-    regions = grid(Region(Interval(0, height), Interval(0, width)), shares, down)
+    speeds = {str(number): float(share) for number, share in enumerate(shares)}
+    regions = list(grid(Region(Interval(0, height), Interval(0, width)), speeds, down).values())
     times_covered = np.zeros((height, width), int)
     for region in regions:
         times_covered[region.rows.start : region.rows.stop, region.columns.start : region.columns.stop] += 1
